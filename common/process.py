@@ -1,0 +1,109 @@
+"""What every process does alike: arguments, logging, signals, exit codes, locks, and ending with its supervisor."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+EXIT_OK = 0
+EXIT_CRASH = 1
+EXIT_CONFIG = 2
+"""Wrong configuration: supervisord does not try again."""
+
+CRASH_PAUSE_S = 1.0
+"""A crash waits so long before it exits, so that a supervisor that restarts at once does not spin."""
+
+LOCK_WAIT_S = 3.0
+"""How long a start waits for a lock: an orphan of a killed supervisor ends within one second."""
+
+
+class ConfigError(Exception):
+    """The user's to mend; the message names file, key and the mend. Ends a process with EXIT_CONFIG."""
+
+
+class LockedError(Exception):
+    """Another process already does this job on this directory."""
+
+
+class Service(Protocol):
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def setup_logging(level: str = "INFO") -> None:
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+
+
+def run_service(name: str, make: Callable[[], Service]) -> int:
+    """Build a service, run it until it ends or is told to by SIGTERM or SIGINT, and return the exit code."""
+    log = logging.getLogger(name)
+    try:
+        service = make()
+        previous = {number: signal.signal(number, lambda *_: service.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            service.run()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    except ConfigError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except LockedError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_CRASH
+    except Exception:
+        log.exception("%s crashed", name)
+        time.sleep(CRASH_PAUSE_S)
+        return EXIT_CRASH
+    return EXIT_OK
+
+
+class Parent:
+    """Tells when the process that started this one is gone, however it died (under a supervisor only)."""
+
+    def __init__(self) -> None:
+        self._pid = os.getppid()
+        self._supervised = "SUPERVISOR_ENABLED" in os.environ
+
+    def is_gone(self) -> bool:
+        return self._supervised and os.getppid() != self._pid
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold an exclusive lock file while the block runs. Raises LockedError when another process keeps it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with path.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    message = f"{what} already runs (process {holder} holds {path}): stop it first"
+                    raise LockedError(message) from None
+                time.sleep(0.05)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def boot_id() -> str:
+    """What tells one boot of this machine from the next; empty where that cannot be known (then none is trusted)."""
+    if override := os.environ.get("TRADE_ARCHIVIST_BOOT_ID"):
+        return override
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -1,0 +1,135 @@
+"""The record: one thing that happened on the wire, numbered, stamped, byte-exact, on one line.
+
+    {"seq":17,"ts_recv":1723161253937085768,"conn":3,"kind":"in","channel":"trade","symbol":"BTCUSDT","data":{…}}\\n
+    └──────────────────────────────── head, JSON ────────────────────────────────────────────────┘└ payload ┘
+
+The payload comes last and is never decoded to find its place: the head ends before the first `,"data":` (or
+`,"base64":`), which no JSON string can hold, since a string's quotes are escaped.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+FORMAT = 1
+"""Version of the record lines, told in each `start` record."""
+
+DATA = b',"data":'
+BASE64 = b',"base64":"'
+
+
+class Record(NamedTuple):
+    """A record line, taken apart. `payload` is None where the record has none."""
+
+    seq: int
+    ts_recv: int
+    kind: str
+    conn: int | None
+    channel: str | None
+    symbol: str | None
+    head: dict[str, Any]
+    payload: bytes | None
+
+
+class RecordError(ValueError):
+    """A line that is no record: the message says what is wrong with it."""
+
+
+def is_plain(payload: bytes) -> bool:
+    """Whether a payload that orjson accepted may stand in the line as it is: no line break in it."""
+    return b"\n" not in payload and b"\r" not in payload
+
+
+def payload_part(payload: bytes, *, is_json: bool) -> bytes:
+    """The end of a record line, from the payload's key to the line's last byte."""
+    if is_json and is_plain(payload):
+        return DATA + payload + b"}\n"
+    return BASE64 + base64.b64encode(payload) + b'"}\n'
+
+
+def accepts(payload: bytes) -> bool:
+    """Whether orjson takes the payload as JSON."""
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def encode(
+    seq: int,
+    ts_recv: int,
+    kind: str,
+    *,
+    conn: int | None = None,
+    channel: str | None = None,
+    symbol: str | None = None,
+    head: Mapping[str, Any] | None = None,
+    payload: bytes | None = None,
+) -> bytes:
+    """One record line, `\\n` included. `head` are further keys of its head, in their order."""
+    start: dict[str, Any] = {"seq": seq, "ts_recv": ts_recv}
+    if conn is not None:
+        start["conn"] = conn
+    start["kind"] = kind
+    if channel is not None:
+        start["channel"] = channel
+    if symbol is not None:
+        start["symbol"] = symbol
+    line = orjson.dumps({**start, **(head or {})})
+    if payload is None:
+        return line + b"\n"
+    return line[:-1] + payload_part(payload, is_json=accepts(payload))
+
+
+def decode(line: bytes) -> Record:
+    """Take one line apart (with or without its `\\n`). Raises RecordError."""
+    line = line.rstrip(b"\n")
+    end, payload = _split(line)
+    try:
+        head = orjson.loads(line[:end] + b"}" if payload is not None else line)
+        seq, ts_recv, kind = head["seq"], head["ts_recv"], head["kind"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise RecordError(f"not a record ({error}): {line[:80]!r}") from None
+    if type(seq) is not int or type(ts_recv) is not int or type(kind) is not str:
+        raise RecordError(f"not a record (seq, ts_recv or kind has the wrong type): {line[:80]!r}")
+    return Record(seq, ts_recv, kind, head.get("conn"), head.get("channel"), head.get("symbol"), head, payload)
+
+
+def _split(line: bytes) -> tuple[int, bytes | None]:
+    """Where the head ends, and the payload (None where there is none)."""
+    data, encoded = line.find(DATA), line.find(BASE64)
+    if data >= 0 and (encoded < 0 or data < encoded):
+        return data, line[data + len(DATA) : -1]
+    if encoded < 0:
+        return len(line), None
+    try:
+        return encoded, base64.b64decode(line[encoded + len(BASE64) : -2], validate=True)
+    except ValueError as error:
+        raise RecordError(f"base64 payload: {error}: {line[:80]!r}") from None
+
+
+def seq_of(line: bytes) -> int:
+    """The number of a record line, without decoding it. Raises RecordError."""
+    if not line.startswith(b'{"seq":'):
+        raise RecordError(f"not a record: {line[:80]!r}")
+    end = line.find(b",", 7, 32)
+    digits = line[7:end]
+    if end < 0 or not digits.isdigit():
+        raise RecordError(f"not a record: {line[:80]!r}")
+    return int(digits)
+
+
+def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """The whole lines of `data`, each with its `\\n`, and the torn rest."""
+    end = data.rfind(b"\n") + 1
+    return data[:end].splitlines(keepends=True) if b"\r" not in data else list(_lines(data[:end])), data[end:]
+
+
+def _lines(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        yield data[start : end + 1]
+        start = end + 1
