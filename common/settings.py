@@ -1,0 +1,380 @@
+"""Reads the configuration (`config.py`) from `conf/*.toml`, the environment and the command line, and checks it.
+
+Later wins: the defaults, the file, environment variables (`TRADE_ARCHIVIST_FEED__BINANCE__SYMBOLS=BTCUSDT,ETHUSDT`),
+options of the command line. What is not known, has the wrong type or an impossible value is a ConfigError.
+Relative paths are relative to the current directory, in a file too.
+"""
+
+import argparse
+import difflib
+import ipaddress
+import math
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+from urllib.parse import urlsplit
+
+from . import exchanges as adapters
+from .config import CHANNELS, CODECS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from .process import ConfigError
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+PREFIX = "TRADE_ARCHIVIST_"
+CONF_VARIABLE = PREFIX + "CONF"
+NOT_SETTINGS = {CONF_VARIABLE, PREFIX + "BOOT_ID"}
+CHECKOUT_CONF = Path(__file__).resolve().parent.parent / "conf" / "binance.toml"
+ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
+"""Numbers that may be 0; all others are above."""
+
+
+class Option(NamedTuple):
+    """A command-line option that sets a key; `*` stands for every exchange."""
+
+    key: str
+    metavar: str
+    help: str
+
+
+OPTIONS = {
+    "--storage": Option("archive.storage", "DIR", "storage directory"),
+    "--listen": Option("history.listen", "HOST:PORT", "where history is served"),
+    "--symbols": Option("feed.*.symbols", "A,B", "symbols to record, the exchange's own names"),
+    "--channels": Option("feed.*.channels", "a,b", f"out of {','.join(CHANNELS)}"),
+    "--codec": Option("archive.codec", "|".join(CODECS), "how sealed files are compressed"),
+    "--ws-url": Option("feed.*.ws_url", "URL", "scheme, host and port instead of the exchange's WebSocket"),
+    "--rest-url": Option("feed.*.rest_url", "URL", "scheme, host and port instead of the exchange's REST"),
+    "--publish": Option("feed.*.events", "HOST:PORT", "where events are published; further exchanges: the next ports"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all daemons share."""
+    parser.add_argument("--conf", type=Path, metavar="FILE", help=f"default: ${CONF_VARIABLE}, else conf/binance.toml")
+    for option, (_, metavar, text) in OPTIONS.items():
+        parser.add_argument(option, metavar=metavar, help=text)
+    parser.add_argument("--log-level", default="INFO", choices=LOG_LEVELS, help="default: INFO")
+
+
+def given_options(args: argparse.Namespace) -> dict[str, str]:
+    """The options that were given of those that set a key."""
+    values = {option: getattr(args, option[2:].replace("-", "_")) for option in OPTIONS}
+    return {option: value for option, value in values.items() if value is not None}
+
+
+def from_arguments(args: argparse.Namespace, exchanges: Sequence[str]) -> Config:
+    """The configuration of a process. Without exchanges: all that are configured. Raises ConfigError."""
+    path = args.conf or (Path(named) if (named := os.environ.get(CONF_VARIABLE)) else None)
+    if path is None and CHECKOUT_CONF.exists():
+        path = CHECKOUT_CONF
+    return load(path, exchanges, given_options(args), os.environ)
+
+
+class Setting(NamedTuple):
+    """A value and where it was set, in words for an error."""
+
+    origin: str
+    value: Any
+
+
+def load(path: Path | None, exchanges: Sequence[str], options: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+    """Read, merge and check. `options` are keyed as OPTIONS is; without exchanges, all that are configured are taken.
+
+    Raises ConfigError, in one line that names the file (or variable, or option), the key and the mend.
+    """
+    kinds = _kinds()
+    settings = {**_from_file(path, kinds), **_from_environ(environ, kinds)}
+    names = list(exchanges) or sorted({key.split(".")[1] for key in settings if key.startswith("feed.")})
+    _check_exchanges(names)
+    settings |= _from_options(options, names, kinds)
+    for index, name in enumerate(names):
+        if f"feed.{name}.events" not in settings:
+            endpoint = _next_endpoint("defaults", FeedConfig.events.removeprefix("tcp://"), index)
+            settings[f"feed.{name}.events"] = Setting("defaults", endpoint)
+    config = Config(
+        path=path,
+        archive=_record(ArchiveConfig, "archive", settings),
+        feeds={name: _record(FeedConfig, f"feed.{name}", settings) for name in names},
+        history=_record(HistoryConfig, "history", settings),
+        standin=_record(StandinConfig, "standin", settings),
+    )
+    _check_together(config, settings)
+    return config
+
+
+R = TypeVar("R")
+
+
+def _record(record: Callable[..., R], table: str, settings: Mapping[str, Setting]) -> R:
+    values = {
+        key.removeprefix(f"{table}."): setting.value for key, setting in settings.items() if key.startswith(f"{table}.")
+    }
+    return record(**values)
+
+
+def _kinds() -> dict[str, Any]:
+    """The type of every key that exists."""
+    tables: dict[str, type] = {"archive": ArchiveConfig, "history": HistoryConfig, "standin": StandinConfig}
+    tables |= {f"feed.{name}": FeedConfig for name in adapters.names()}
+    return {f"{table}.{key}": kind for table, record in tables.items() for key, kind in get_type_hints(record).items()}
+
+
+def _from_file(path: Path | None, kinds: Mapping[str, Any]) -> dict[str, Setting]:
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    settings = {}
+    for key, value in _leaves("", document):
+        if value == {} and any(known.startswith(f"{key}.") for known in kinds):
+            continue
+        _check_known(f"{path}: unknown key {key}", key, kinds)
+        settings[key] = _setting(f"{path}: {key}", key, value, kinds)
+    return settings
+
+
+def _leaves(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The dotted keys of a document; an empty table is a leaf."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value
+
+
+def _from_environ(environ: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Setting]:
+    variables = {PREFIX + key.upper().replace(".", "__"): key for key in kinds}
+    settings = {}
+    for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS):
+        _check_known(f"environment: unknown variable {name}", name, variables)
+        key = variables[name]
+        settings[key] = _setting(f"environment: {name}", key, _parsed(environ[name], kinds[key]), kinds)
+    return settings
+
+
+def _from_options(options: Mapping[str, str], names: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Setting]:
+    settings = {}
+    for option, text in options.items():
+        pattern = OPTIONS[option].key
+        for index, name in enumerate(names):
+            key = pattern.replace("*", name)
+            value = _parsed(text, kinds[key])
+            if option == "--publish":
+                value = _next_endpoint(option, text, index)
+            settings[key] = _setting(option, key, value, kinds)
+    return settings
+
+
+def _parsed(text: str, kind: Any) -> object:
+    """The value that a text from outside a file stands for; the text itself where it stands for none."""
+    if kind == tuple[str, ...]:
+        return [part.strip() for part in text.split(",")] if text.strip() else []
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _next_endpoint(origin: str, address: str, index: int) -> str:
+    """The TCP endpoint `index` ports above HOST:PORT."""
+    try:
+        host, port = _host_port(address)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    return f"tcp://{host}:{port + index}"
+
+
+def _check_known(message: str, name: str, known: Iterable[str]) -> None:
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1, 0.5)
+        raise ConfigError(message + (f": did you mean {close[0]}?" if close else ""))
+
+
+def _check_exchanges(names: Sequence[str]) -> None:
+    if not names:
+        raise ConfigError(f"no exchange is named or configured: known are {', '.join(adapters.names())}")
+    for name in names:
+        _check_known(f"unknown exchange {name!r} (known are {', '.join(adapters.names())})", name, adapters.names())
+    if len(set(names)) < len(names):
+        raise ConfigError(f"an exchange is named twice: {' '.join(names)}")
+
+
+def _setting(origin: str, key: str, value: object, kinds: Mapping[str, Any]) -> Setting:
+    """A value with the type and the range of its key. Raises ConfigError."""
+    try:
+        typed = _typed(value, kinds[key])
+        name = key.rsplit(".", 1)[1]
+        if isinstance(typed, int | float):
+            _check_number(name, typed)
+        if name in CHECKS:
+            CHECKS[name](typed)
+    except (ValueError, RuntimeError, OSError) as error:  # the last two: no such home, no possible path
+        raise ConfigError(f"{origin}: {error}") from None
+    return Setting(origin, typed)
+
+
+def _typed(value: object, kind: Any) -> object:
+    """The value as the type of its key. Raises ValueError."""
+    if kind is int and type(value) is int:
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)  # type: ignore[arg-type]  # mypy does not follow `type(value) in`
+    if kind in (str, Path) and isinstance(value, str):
+        if not value.isprintable():
+            raise ValueError(f"{value!r} holds a control character")
+        return _path(value) if kind is Path else value
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        _check_list(value)
+        return tuple(value)
+    wanted = {int: "an integer", float: "a number", str: "a text", Path: "a path, as a text"}.get(
+        kind, "a list of texts"
+    )
+    raise ValueError(f"{value!r} is not {wanted}")
+
+
+def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    return Path.cwd() if text and path == Path() else path  # an empty path means "not set" here, "." does not
+
+
+def _check_list(items: Sequence[str]) -> None:
+    if not items:
+        raise ValueError("is empty: name at least one")
+    for item in items:
+        if not item or item != item.strip() or not item.isprintable() or "," in item:
+            raise ValueError(f"{item!r} is not a name")
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise ValueError(f"{twice[0]!r} is named twice")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    if value < 0 or (value == 0 and name not in ZERO_ALLOWED):
+        raise ValueError(f"{value} is impossible: {'0 or more' if name in ZERO_ALLOWED else 'more than 0'} is needed")
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    """Take HOST:PORT apart. Only this machine's own addresses are taken. Raises ValueError."""
+    host, _, digits = address.rpartition(":")
+    if not host or ":" in host or not digits.isascii() or not digits.isdigit() or not 0 < int(digits) < 65536:
+        raise ValueError(f"{address!r} is not HOST:PORT (for example 127.0.0.1:9000)")
+    try:
+        is_loopback = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(
+            f"{host!r} is not a loopback address, and a public one needs CURVE keys (not yet): take 127.0.0.1"
+        )
+    return host, int(digits)
+
+
+def _check_address(address: str) -> None:
+    _host_port(address)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    scheme, found, address = endpoint.partition("://")
+    if not found or scheme not in ("tcp", "ipc") or not address:
+        raise ValueError(f"{endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+    if scheme == "tcp":
+        _host_port(address)
+
+
+def _check_url(url: str, schemes: Sequence[str]) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"{url!r} is not {schemes[0]}://HOST:PORT or {schemes[1]}://HOST:PORT")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has a path: leave it out, the exchange's own paths are kept")
+
+
+def _check_channels(channels: Sequence[str]) -> None:
+    for channel in channels:
+        _check_choice(channel, CHANNELS)
+
+
+def _check_choice(value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, 1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{value!r} is not one of {', '.join(choices)}{hint}")
+
+
+def _check_port(port: int) -> None:
+    if port > 65535:
+        raise ValueError(f"{port} is not a port: 0 to 65535")
+
+
+def _check_path(path: Path) -> None:
+    if path == Path():
+        raise ValueError("is empty: name a directory (. is the current one)")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, not a directory")
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "channels": _check_channels,
+    "codec": lambda codec: _check_choice(codec, CODECS),
+    "events": _check_endpoint,
+    "records": lambda endpoint: _check_endpoint(endpoint) if endpoint else None,
+    "ws_url": lambda url: _check_url(url, ("ws", "wss")) if url else None,
+    "rest_url": lambda url: _check_url(url, ("http", "https")) if url else None,
+    "listen": _check_address,
+    "port": _check_port,
+    "storage": _check_path,
+}
+"""The range of a key's value, by the key's name."""
+
+
+def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
+    """What one value says about another. Raises ConfigError."""
+
+    def refuse(message: str, *keys: str) -> ConfigError:
+        where = next(
+            (settings[key].origin for key in keys if key in settings), f"{config.path or 'defaults'}: {keys[0]}"
+        )
+        return ConfigError(f"{where}: {message}")
+
+    archive = config.archive
+    if archive.level > CODECS[archive.codec]:
+        message = f"{archive.level} is above {CODECS[archive.codec]}, the highest of {archive.codec}"
+        raise refuse(message, "archive.level", "archive.codec")
+    for name, feed in config.feeds.items():
+        if not feed.symbols:
+            raise refuse("is empty: name at least one symbol there or with --symbols", f"feed.{name}.symbols")
+        if archive.rotate_s % feed.checkpoint_s:
+            message = f"rotate_s {archive.rotate_s} is not a multiple of checkpoint_s {feed.checkpoint_s}"
+            raise refuse(message, "archive.rotate_s", f"feed.{name}.checkpoint_s")
+        if feed.journal_max_bytes < feed.journal_segment_bytes:
+            message = f"journal_max_bytes {feed.journal_max_bytes} is below journal_segment_bytes"
+            raise refuse(message, f"feed.{name}.journal_max_bytes", f"feed.{name}.journal_segment_bytes")
+    used: dict[str, str] = {}
+    for key, endpoint in bound(config).items():
+        if endpoint in used:
+            raise refuse(f"{endpoint} is that of {used[endpoint]} too", key, used[endpoint])
+        used[endpoint] = key
+
+
+def bound(config: Config) -> dict[str, str]:
+    """Everything that the pipeline binds: endpoint by the key that says so."""
+    endpoints = {"history.listen": f"tcp://{config.history.listen}"}
+    if config.standin.port:
+        endpoints["standin.port"] = f"tcp://127.0.0.1:{config.standin.port}"
+    for name, feed in config.feeds.items():
+        endpoints[f"feed.{name}.events"] = feed.events
+        endpoints[f"feed.{name}.records"] = config.records_endpoint(name)
+    return endpoints
