@@ -88,16 +88,17 @@ def load(path: Path | None, exchanges: Sequence[str], options: Mapping[str, str]
     names = list(exchanges) or sorted({key.split(".")[1] for key in settings if key.startswith("feed.")})
     _check_exchanges(names)
     settings |= _from_options(options, names, kinds)
-    for index, name in enumerate(names):
-        if f"feed.{name}.events" not in settings:
-            endpoint = _next_endpoint("defaults", FeedConfig.events.removeprefix("tcp://"), index)
-            settings[f"feed.{name}.events"] = Setting("defaults", endpoint)
+    numbered = {
+        f"feed.{name}.events": Setting("defaults", _next_endpoint("defaults", FeedConfig.events[6:], index))
+        for index, name in enumerate(names)
+    }
+    values = numbered | settings
     config = Config(
         path=path,
-        archive=_record(ArchiveConfig, "archive", settings),
-        feeds={name: _record(FeedConfig, f"feed.{name}", settings) for name in names},
-        history=_record(HistoryConfig, "history", settings),
-        standin=_record(StandinConfig, "standin", settings),
+        archive=_record(ArchiveConfig, "archive", values),
+        feeds={name: _record(FeedConfig, f"feed.{name}", values) for name in names},
+        history=_record(HistoryConfig, "history", values),
+        standin=_record(StandinConfig, "standin", values),
     )
     _check_together(config, settings)
     return config
@@ -130,7 +131,7 @@ def _from_file(path: Path | None, kinds: Mapping[str, Any]) -> dict[str, Setting
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     settings = {}
-    for key, value in _leaves("", document):
+    for key, value in leaves("", document):
         if value == {} and any(known.startswith(f"{key}.") for known in kinds):
             continue
         _check_known(f"{path}: unknown key {key}", key, kinds)
@@ -138,11 +139,11 @@ def _from_file(path: Path | None, kinds: Mapping[str, Any]) -> dict[str, Setting
     return settings
 
 
-def _leaves(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def leaves(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """The dotted keys of a document; an empty table is a leaf."""
     for key, value in table.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(f"{prefix}{key}.", value)
+            yield from leaves(f"{prefix}{key}.", value)
         else:
             yield prefix + key, value
 

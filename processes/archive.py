@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from common import settings
 from common.config import Config, socket_path
@@ -87,7 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"archive: {error}", file=sys.stderr)
         return EXIT_CONFIG
     print(where_to_look(config, conf), flush=True)
-    os.execv(sys.executable, [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])  # noqa: RET503 - it does not return
+    return _become([sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
+
+
+def _become(command: list[str]) -> NoReturn:
+    os.execv(command[0], command)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -121,7 +125,9 @@ def check_not_running(control: Path, run: Path) -> None:
     """Raise ConfigError if a pipeline runs on this storage directory."""
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(control)) == 0:
-            stop = _shown_command("-m", "supervisor.supervisorctl", "-c", _shown(run / "supervisord.conf"), "shutdown")
+            stop = _shown_command(
+                "-m", "supervisor.supervisorctl", "-c", shlex.quote(_shown(run / "supervisord.conf")), "shutdown"
+            )
             raise ConfigError(f"{run.parent}: a pipeline runs on this storage directory; to stop it: {stop}")
 
 
