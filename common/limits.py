@@ -1,0 +1,143 @@
+"""What a configured value may be: its type and its range, by the name of its key. All errors are ValueErrors."""
+
+import difflib
+import ipaddress
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .config import CHANNELS, CODECS
+
+ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
+"""Numbers that may be 0; all others are above."""
+
+
+def checked(name: str, value: object, kind: Any) -> object:
+    """The value with the type of its key and within its range. Raises ValueError."""
+    typed = _typed(value, kind)
+    if isinstance(typed, int | float):
+        _check_number(name, typed)
+    if name in CHECKS:
+        CHECKS[name](typed)
+    return typed
+
+
+def _typed(value: object, kind: Any) -> object:
+    """The value as the type of its key. Raises ValueError."""
+    if kind is int and type(value) is int:
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)  # type: ignore[arg-type]  # mypy does not follow `type(value) in`
+    if kind in (str, Path) and isinstance(value, str):
+        if not value.isprintable():
+            raise ValueError(f"{value!r} holds a control character")
+        return _path(value) if kind is Path else value
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        _check_list(value)
+        return tuple(value)
+    wanted = {int: "an integer", float: "a number", str: "a text", Path: "a path, as a text"}.get(
+        kind, "a list of texts"
+    )
+    raise ValueError(f"{value!r} is not {wanted}")
+
+
+def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    return Path.cwd() if text and path == Path() else path  # an empty path means "not set" here, "." does not
+
+
+def _check_list(items: Sequence[str]) -> None:
+    if not items:
+        raise ValueError("is empty: name at least one")
+    for item in items:
+        if not item or item != item.strip() or not item.isprintable() or "," in item:
+            raise ValueError(f"{item!r} is not a name")
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise ValueError(f"{twice[0]!r} is named twice")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    if value < 0 or (value == 0 and name not in ZERO_ALLOWED):
+        raise ValueError(f"{value} is impossible: {'0 or more' if name in ZERO_ALLOWED else 'more than 0'} is needed")
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """Take HOST:PORT apart. Only this machine's own addresses are taken. Raises ValueError."""
+    host, _, digits = address.rpartition(":")
+    if not host or ":" in host or not digits.isascii() or not digits.isdigit() or not 0 < int(digits) < 65536:
+        raise ValueError(f"{address!r} is not HOST:PORT (for example 127.0.0.1:9000)")
+    try:
+        is_loopback = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(
+            f"{host!r} is not a loopback address, and a public one needs CURVE keys (not yet): take 127.0.0.1"
+        )
+    return host, int(digits)
+
+
+def _check_address(address: str) -> None:
+    host_port(address)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    scheme, found, address = endpoint.partition("://")
+    if not found or scheme not in ("tcp", "ipc") or not address:
+        raise ValueError(f"{endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+    if scheme == "tcp":
+        host_port(address)
+
+
+def _check_url(url: str, schemes: Sequence[str]) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"{url!r} is not {schemes[0]}://HOST:PORT or {schemes[1]}://HOST:PORT")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has a path: leave it out, the exchange's own paths are kept")
+
+
+def _check_channels(channels: Sequence[str]) -> None:
+    for channel in channels:
+        _check_choice(channel, CHANNELS)
+
+
+def _check_choice(value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, 1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{value!r} is not one of {', '.join(choices)}{hint}")
+
+
+def _check_port(port: int) -> None:
+    if port > 65535:
+        raise ValueError(f"{port} is not a port: 0 to 65535")
+
+
+def _check_path(path: Path) -> None:
+    if path == Path():
+        raise ValueError("is empty: name a directory (. is the current one)")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, not a directory")
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "channels": _check_channels,
+    "codec": lambda codec: _check_choice(codec, CODECS),
+    "events": _check_endpoint,
+    "records": lambda endpoint: _check_endpoint(endpoint) if endpoint else None,
+    "ws_url": lambda url: _check_url(url, ("ws", "wss")) if url else None,
+    "rest_url": lambda url: _check_url(url, ("http", "https")) if url else None,
+    "listen": _check_address,
+    "port": _check_port,
+    "storage": _check_path,
+}
+"""The range of a key's value, by the key's name."""
