@@ -1,0 +1,147 @@
+"""Messages out of recordings and archives, in the order in which they came.
+
+A recording is a gzip file, one line per message, as received:
+
+    1723161254036059768 {"stream":"btcusdt@trade","data":{…}}\\n        a frame of a combined stream
+    1723161254206652067 {"lastUpdateId":50093239218,"bids":[…]…}\\n     a REST snapshot of the file's symbol
+    └ ts_recv, ns, 19 ┘ └ payload, byte-exact ─────────────────┘
+
+An archive is our own storage directory: `DIR/EXCHANGE/SYMBOL/YYYY-MM/*.bz2|.zst|.open`, records as lines. What a
+payload means is told by the exchange's own `stream_of`.
+"""
+
+import bz2
+import gzip
+import heapq
+import io
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import zstandard
+
+from .record import Record, RecordError, decode
+
+SNAPSHOT = ""
+"""Stands in the place of the stream's name where the payload is a REST snapshot of the book."""
+
+StreamOf = Callable[[bytes], str | None]
+"""The stream of a payload; SNAPSHOT for a book over REST, None for what no stream sent (an acknowledgement)."""
+
+
+class Message(NamedTuple):
+    """One message of a market. `payload` is a combined frame, `micro` the same with times in µs, if there is one."""
+
+    ts: int
+    symbol: str
+    stream: str
+    payload: bytes
+    micro: bytes | None = None
+
+
+def read_recordings(paths: Sequence[Path], stream_of: StreamOf) -> Iterator[Message]:
+    """The messages of several recordings, merged by time. Raises ValueError on a line that is none."""
+    return heapq.merge(*(_read_recording(path, stream_of) for path in paths), key=lambda message: message.ts)
+
+
+def _read_recording(path: Path, stream_of: StreamOf) -> Iterator[Message]:
+    symbol = ""
+    ahead: list[bytes] = []  # snapshots before the first stream told the file's symbol
+    names: dict[str, str] = {}
+    with gzip.open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            payload = line[20:].rstrip(b"\r\n")
+            if line[19:20] != b" " or not line[:19].isdigit():
+                raise ValueError(f"{path} line {number}: no 19-digit time and payload: {line[:40]!r}")
+            stream = stream_of(payload)
+            if stream is None:
+                continue
+            if stream != SNAPSHOT:
+                symbol = names.get(stream) or names.setdefault(stream, symbol_of(stream))
+                yield from (Message(int(early[:19]), symbol, SNAPSHOT, early[20:].rstrip(b"\r\n")) for early in ahead)
+                ahead = []
+            elif not symbol:
+                ahead.append(line)
+                continue
+            yield Message(int(line[:19]), symbol, stream, payload)
+
+
+def symbol_of(stream: str) -> str:
+    """`BTCUSDT` of `btcusdt@trade`; empty for a stream of no single symbol (`!miniTicker@arr`)."""
+    return "" if stream.startswith("!") else stream.partition("@")[0].upper()
+
+
+def read_archive(directory: Path, symbols: Sequence[str], stream_of: StreamOf) -> Iterator[Message]:
+    """The messages of the symbols in one exchange's storage directory (all of them where none is named), by `seq`."""
+    folders = [path for path in sorted(directory.iterdir()) if path.is_dir() and path.name != "_"]
+    chosen = [path for path in folders if not symbols or urllib.parse.unquote(path.name) in symbols]
+    for record in heapq.merge(*map(_records, chosen), key=lambda record: record.seq):
+        message = _message(record, stream_of)
+        if message is not None:
+            yield message
+
+
+def archive_files(folder: Path) -> list[Path]:
+    """One symbol's files from the first to the last; the sealed one where the open one is still beside it."""
+    best: dict[str, Path] = {}
+    for suffix in (".open", ".zst", ".bz2"):
+        best.update({path.name.removesuffix(suffix): path for path in folder.glob(f"*/*{suffix}")})
+    return sorted(best.values(), key=lambda path: (int(path.name.rpartition("-")[2].partition(".")[0]), path.name))
+
+
+def _records(folder: Path) -> Iterator[Record]:
+    last = 0
+    for path in archive_files(folder):
+        with _open(path) as lines:
+            for line in lines:
+                try:
+                    record = decode(line)
+                except RecordError:
+                    if line.endswith(b"\n"):
+                        raise
+                    break  # the torn end of an hour that is being written
+                if record.seq > last:
+                    last = record.seq
+                    yield record
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".bz2":
+        return bz2.open(path, "rb")
+    if path.suffix == ".zst":
+        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        return io.BufferedReader(reader)
+    return path.open("rb")
+
+
+def _message(record: Record, stream_of: StreamOf) -> Message | None:
+    if record.payload is None or record.kind not in ("in", "rest"):
+        return None
+    stream = stream_of(record.payload)
+    if stream is None or (stream == SNAPSHOT) != (record.kind == "rest"):
+        return None
+    return Message(record.ts_recv, record.symbol or symbol_of(stream), stream, record.payload)
+
+
+class Outline(NamedTuple):
+    """What the head of a source tells in advance: its streams, and each symbol's first book."""
+
+    streams: frozenset[str]
+    snapshots: dict[str, bytes]
+    symbols: tuple[str, ...]
+
+
+def outline(messages: Iterable[Message]) -> Outline:
+    """Look through the head of a source. `messages` is consumed."""
+    streams: set[str] = set()
+    snapshots: dict[str, bytes] = {}
+    symbols: dict[str, None] = {}
+    for message in messages:
+        if message.symbol:
+            symbols[message.symbol] = None
+        if message.stream == SNAPSHOT:
+            snapshots.setdefault(message.symbol, message.payload)
+        else:
+            streams.add(message.stream)
+    return Outline(frozenset(streams), snapshots, tuple(symbols))
