@@ -105,6 +105,18 @@ class Faults:
         return "*" in self.muted or stream in self.muted
 
 
+def check(params: Mapping[str, str]) -> None:
+    """Refuse a fault that cannot happen, before it is armed or half done. Raises FaultError."""
+    do = params.get("do", "")
+    for name in ("after", "n", "code", "status", "bytes"):
+        if number(params, name, 0) < -1:
+            raise FaultError(f"{name}={params[name]} is negative")
+    if do == "garble":
+        garbled(params)
+    elif do not in (*NOW, "clear"):
+        Faults().change(params)
+
+
 def garbled(params: Mapping[str, str]) -> tuple[int, bytes]:
     """Opcode and payload of a frame that no one expects. Raises FaultError."""
     kind = params.get("kind", "truncated")

@@ -76,6 +76,7 @@ class Link(ServerConnection):
         super().__init__(*args, **kwargs)
         self.number = 0
         self.flooded = False
+        self.room_bytes = 0
         self.frames = 0
         self.stream_frames = 0
         self._sent: SentFile | None = None
@@ -85,9 +86,9 @@ class Link(ServerConnection):
         self._streams = hashlib.sha256()
         self._ending: asyncio.Task[None] | None = None
 
-    def join(self, number: int, per_second: int, sent: SentFile | None) -> None:
-        """Give the connection its number, the limit on what comes in and the file of what goes out."""
-        self.number, self._per_second, self._sent = number, per_second, sent
+    def join(self, number: int, per_second: int, room_bytes: int, sent: SentFile | None) -> None:
+        """Give the connection its number, the limits of what comes in and what waits, and the file of what goes out."""
+        self.number, self._per_second, self.room_bytes, self._sent = number, per_second, room_bytes, sent
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +118,11 @@ class Link(ServerConnection):
             socket_ = self.transport.get_extra_info("socket")
             socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits for the reader than an exchange would bear."""
+        return self.is_open and self.transport.get_write_buffer_size() > self.room_bytes
 
     def account(self) -> dict[str, object]:
         """What was sent so far. The hashes are over all payloads, one behind the other."""

@@ -74,7 +74,7 @@ def symbol_of(stream: str) -> str:
 
 def read_archive(directory: Path, symbols: Sequence[str], stream_of: StreamOf) -> Iterator[Message]:
     """The messages of the symbols in one exchange's storage directory (all of them where none is named), by `seq`."""
-    folders = [path for path in sorted(directory.iterdir()) if path.is_dir() and path.name != "_"]
+    folders = [path for path in sorted(directory.iterdir()) if path.is_dir() and path.name[0] not in "_."]
     chosen = [path for path in folders if not symbols or urllib.parse.unquote(path.name) in symbols]
     for record in heapq.merge(*map(_records, chosen), key=lambda record: record.seq):
         message = _message(record, stream_of)

@@ -134,6 +134,7 @@ class SyntheticMarket:
         for distance in range(1, 3 * LEVELS_MIN):
             self._put(self.bids, self.price - distance, self._amount())
             self._put(self.asks, self.price + distance, self._amount())
+        self._sellers = 0.5  # share of takers that sell; changes now and then, so that the price wanders
         self._next_first = 0
         self.take_delta()
 
@@ -146,10 +147,13 @@ class SyntheticMarket:
     def tick(self) -> list[AggregateTrade]:
         """Let one thing happen: an order is placed, cancelled, or taken (then there are trades)."""
         what = self.random.random()
-        side = self.bids if self.random.random() < 0.5 else self.asks
-        if what < 0.3 and len(side.levels) > LEVELS_MIN:
+        if what < 0.001:
+            self._sellers = self.random.uniform(0.35, 0.65)
+        side = self.bids if self.random.random() < self._sellers else self.asks
+        if what < 0.2 and len(side.levels) > LEVELS_MIN:
             return self._take(side)
-        if what < 0.6 and len(side.levels) > LEVELS_MIN:
+        side = self.bids if self.random.random() < 0.5 else self.asks
+        if what < 0.45 and len(side.levels) > LEVELS_MIN:
             self._cancel(side)
         else:
             self._place(side)
@@ -182,7 +186,7 @@ class SyntheticMarket:
     def _place(self, side: Side) -> None:
         other = self.asks if side is self.bids else self.bids
         gap = side.sign * (other.best - side.best)
-        distance = int(self.random.expovariate(1 / 20))
+        distance = int(self.random.expovariate(1 / 60))
         improve = gap > 1 and self.random.random() < 0.4
         price = side.best + side.sign * self.random.randrange(1, gap) if improve else side.best - side.sign * distance
         if price <= 0:
@@ -198,7 +202,7 @@ class SyntheticMarket:
 
     def _take(self, side: Side) -> list[AggregateTrade]:
         """A taker's order against `side`, over one price or several."""
-        left = 2 * self._amount()
+        left = self._amount()
         taken: list[AggregateTrade] = []
         while left and len(side.levels) > LEVELS_MIN:
             price = side.best

@@ -1,0 +1,310 @@
+"""The archiver's files: records in, one `.open` file for each symbol and hour, and the word how far all are complete.
+
+`ArchiveWriter` decides and writes; it has no socket, clock or thread. Its `position` is the number up to which it
+holds everything. Rules 6–8 of the protocol are kept here and in `intake`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from zlib import crc32
+
+import orjson
+
+from .disk import AppendFile, Disk, set_aside
+from .mending import is_record, mend
+from .record import RecordError, decode, seq_of, whole_lines
+from .storage import (
+    NO_SYMBOL,
+    OPEN,
+    SEALED,
+    Archived,
+    append_hole,
+    decode_symbol,
+    encode_symbol,
+    file_stem,
+    month_dirs,
+    open_files,
+    read_archived,
+    sealed_lines,
+    symbol_dirs,
+    write_archived,
+)
+
+DAY_NS = 86_400 * 1_000_000_000
+
+_HEAD = re.compile(
+    rb'\{"seq":(\d+),"ts_recv":(\d+),(?:"conn":\d+,)?"kind":"(\w+)"'
+    rb'(?:,"channel":"[^"\\]*")?(?:,"symbol":("(?:[^"\\]|\\.)*"))?'
+)
+
+
+class ReusedNumberError(Exception):
+    """The same number with other bytes: somebody numbers records who must not. Stops the archiver of the exchange."""
+
+
+@dataclass
+class OpenFile:
+    """A file being written. What `buffer` holds is not in it yet."""
+
+    path: Path
+    file: AppendFile
+    first_ts: int
+    last: int  # number of its last record, buffered ones included
+    size: int  # bytes that stand in the file
+    buffer: list[bytes] = field(default_factory=list)
+    buffered: int = 0
+    dirty: bool = True  # written since its last sync
+
+
+class ArchiveWriter:
+    """Writes one exchange's directory. The caller holds its lock."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        *,
+        boot_id: str,
+        rotate_s: int = 3600,
+        rotate_min_bytes: int = 1024 * 1024,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.position = 0
+        self.processes: dict[str, object] = {}
+        self.turned: list[tuple[Path, int]] = []  # files that are full, and the number of their last record
+        self.buffered = 0  # bytes taken, not written yet
+        self._disk, self._directory, self._boot_id, self._report = disk, directory, boot_id, report
+        self._rotate_ns, self._rotate_min_bytes = rotate_s * 1_000_000_000, rotate_min_bytes
+        self._files: dict[bytes, OpenFile] = {}  # by the symbol as the record spells it; b"" for none
+        self._held: dict[int, int] = {}  # numbers above `position` that a file holds already: CRC32 of the line
+        self._written = -1
+        self._fsynced = 0
+        self._new_dirs: set[Path] = set()
+        self._last_ts = 0
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def open(self, journal_front: int | None) -> None:
+        """Take up where the disk ends: find the position, cut what cannot be trusted, remember what is there twice."""
+        self._disk.make_dir(self._directory)
+        archived = read_archived(self._disk, self._directory)
+        other_boot = archived.known and archived.trusted(self._boot_id) != archived.complete
+        self.position = archived.trusted(self._boot_id)
+        self._fsynced = archived.fsynced
+        if not archived.known:
+            self.position = self._position_without_archived(journal_front)
+            self._fsynced = 0
+        self._mend_all(journal_front)
+        for symbol_dir in symbol_dirs(self._disk, self._directory):
+            self._open_symbol(symbol_dir, cut=other_boot)
+        if self.position != archived.complete:
+            self._write_archived(durable=True)
+
+    def _position_without_archived(self, journal_front: int | None) -> int:
+        """`archived.json` is lost. The feed drops nothing that was not synced here, so its journal's front tells."""
+        ends: list[int] = [
+            line["seq"][1]
+            for symbol_dir in symbol_dirs(self._disk, self._directory)
+            for month in month_dirs(self._disk, symbol_dir)
+            for line in sealed_lines(self._disk, month).values()
+        ]
+        tails = [self._tail_seq(path) for path in open_files(self._disk, self._directory)]
+        if not ends and not any(tails):
+            return 0
+        if journal_front is not None:
+            return max([journal_front - 1, *ends])
+        self._report(f"{self._directory} archived.json and the journal are lost: going on after the last record here")
+        return max([*ends, *tails])
+
+    def _mend_all(self, journal_front: int | None) -> None:
+        position = self.position
+        for path in open_files(self._disk, self._directory):
+            lowered, holes = mend(self._disk, path, position, journal_front, self._report)
+            self.position = min(self.position, lowered)
+            for first, last in holes:
+                append_hole(self._disk, self._directory, first, last, "damaged", self._disk.mtime_ns(path))
+
+    def _tail_seq(self, path: Path) -> int:
+        lines, _ = whole_lines(self._disk.read(path))
+        return next((seq_of(line) for line in reversed(lines) if is_record(line)), 0)
+
+    def _open_symbol(self, symbol_dir: Path, *, cut: bool) -> None:
+        """Take up a symbol's `.open` files: the newest goes on, the others are full."""
+        found: list[OpenFile] = []
+        for month in month_dirs(self._disk, symbol_dir):
+            sealed = sealed_lines(self._disk, month)
+            names = [name for name in self._disk.names(month) if name.endswith(OPEN)]
+            for path in (month / name for name in names if name.removesuffix(OPEN) not in sealed):
+                if (opened := self._take_up(path, cut=cut)) is not None:
+                    found.append(opened)
+            for path in (month / name for name in names if name.removesuffix(OPEN) in sealed):
+                self._disk.remove(path)  # sealed: only its removal was missing
+        found.sort(key=lambda opened: (opened.first_ts, opened.path))
+        for opened in found[:-1]:
+            opened.file.close()
+            self.turned.append((opened.path, opened.last))
+        if found:
+            self._files[_key(symbol_dir.name)] = found[-1]
+
+    def _take_up(self, path: Path, *, cut: bool) -> OpenFile | None:
+        """Check a file and cut what is torn, damaged, or (after another boot) was not synced."""
+        data = self._disk.read(path)
+        lines, _ = whole_lines(data)
+        size = len(data)
+        for line in reversed(lines):
+            if (seq := seq_of(line)) <= self.position:
+                break
+            size -= len(line)
+            self._held[seq] = crc32(line)
+        if cut and size < len(data):
+            set_aside(self._disk, path, size, self._report, "was not synced when the machine went down")
+            for line in lines:
+                self._held.pop(seq_of(line), None)
+            lines, _ = whole_lines(data[:size])
+        if not lines:
+            self._disk.remove(path)
+            return None
+        first, last = decode(lines[0]), seq_of(lines[-1])
+        return OpenFile(path, self._disk.open(path), first.ts_recv, last, sum(map(len, lines)))
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    def take(self, lines: Iterable[bytes]) -> None:
+        """Take records numbered from `position` + 1 on. Raises ReusedNumberError, RecordError."""
+        for line in lines:
+            match = _HEAD.match(line)
+            if match is None:
+                raise RecordError(f"not a record: {line[:120]!r}")
+            seq, ts_recv, kind, symbol = int(match[1]), int(match[2]), match[3], match[4] or b""
+            if seq != self.position + 1:
+                raise RecordError(f"record {seq} does not follow {self.position}")
+            if self._held and (known := self._held.pop(seq, None)) is not None:
+                if known != crc32(line):
+                    raise ReusedNumberError(f"{self._directory} holds another record {seq} than the journal")
+                self.position = seq
+                continue
+            opened = self._files.get(symbol)
+            if opened is None or (kind == b"checkpoint" and self._must_turn(opened, ts_recv)):
+                opened = self._turn(symbol, opened, ts_recv)
+            opened.buffer.append(line)
+            opened.buffered += len(line)
+            opened.last = seq
+            self.buffered += len(line)
+            self.position, self._last_ts = seq, ts_recv
+
+    def _must_turn(self, opened: OpenFile, ts_recv: int) -> bool:
+        if ts_recv // DAY_NS != opened.first_ts // DAY_NS:
+            return True
+        size = opened.size + opened.buffered
+        return size >= self._rotate_min_bytes and ts_recv // self._rotate_ns != opened.first_ts // self._rotate_ns
+
+    def _turn(self, symbol: bytes, opened: OpenFile | None, ts_recv: int) -> OpenFile:
+        """End a symbol's file, if there is one, and begin the next."""
+        if opened is not None:
+            self._write(opened)
+            opened.file.sync()
+            opened.file.close()
+            self.turned.append((opened.path, opened.last))
+        path = self._new_path(symbol, ts_recv)
+        self._files[symbol] = OpenFile(path, self._disk.open(path), ts_recv, 0, 0)
+        return self._files[symbol]
+
+    def _new_path(self, symbol: bytes, ts_recv: int) -> Path:
+        name = encode_symbol(orjson.loads(symbol)) if symbol else NO_SYMBOL
+        while True:
+            month, stem = file_stem(name, ts_recv)
+            directory = self._directory / name / month
+            if not any(self._disk.exists(directory / (stem + suffix)) for suffix in (OPEN, *SEALED.values())):
+                break
+            ts_recv += 1_000_000  # nothing is ever overwritten
+        self._disk.make_dir(directory)
+        self._new_dirs |= {directory, directory.parent, self._directory}
+        return directory / (stem + OPEN)
+
+    def hole(self, first: int, last: int | None) -> None:
+        """Pass a hole that the journal shows: the next record is `first`; `last` as its `start` says, None if dropped.
+
+        What files hold beyond the past that counts is set aside, what is lost is named in the manifest, and only then
+        does the position go on.
+        """
+        self.flush()
+        keep = self.position if last is None else min(self.position, last)
+        lost = last is None or last > self.position
+        if keep < self.position or self._held:
+            self.position = keep
+            self._write_archived(durable=True)
+            self._cut_files(keep)
+        if lost:
+            append_hole(self._disk, self._directory, keep + 1, first - 1, "dropped" if last is None else "lost", self._last_ts)
+            self._report(f"{self._directory.name} records {keep + 1} to {first - 1} are lost: named in the manifest")
+        self.position = first - 1
+        self._fsynced = min(self._fsynced, keep)
+
+    def _cut_files(self, keep: int) -> None:
+        for opened in self._files.values():
+            opened.file.close()
+        self._files.clear()
+        self.turned.clear()
+        self._held.clear()
+        for symbol_dir in symbol_dirs(self._disk, self._directory):
+            self._open_symbol(symbol_dir, cut=True)
+
+    # -- flush and sync ------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what was taken, then say so in `archived.json`. Raises OSError and may be called again."""
+        for opened in self._files.values():
+            self._write(opened)
+        if self.position != self._written:
+            self._write_archived(durable=False)
+
+    def sync(self, sync_journal: Callable[[], None]) -> None:
+        """Make everything durable, in the order of rule 8: journal, files, `archived.json`."""
+        sync_journal()
+        self.flush()
+        for opened in self._files.values():
+            if opened.dirty:
+                opened.file.sync()
+                opened.dirty = False
+        while self._new_dirs:
+            self._disk.sync_dir(max(self._new_dirs, key=lambda path: len(path.parts)))
+            self._new_dirs.remove(max(self._new_dirs, key=lambda path: len(path.parts)))
+        self._fsynced = self.position
+        self._write_archived(durable=True)
+
+    def sealable(self) -> list[Path]:
+        """Full files whose every record is synced and told so: they may be sealed. Each is given out once."""
+        ready = [path for path, last in self.turned if last <= self._fsynced]
+        self.turned = [(path, last) for path, last in self.turned if last > self._fsynced]
+        return ready
+
+    def close(self) -> None:
+        for opened in self._files.values():
+            opened.file.close()
+        self._files.clear()
+
+    def _write(self, opened: OpenFile) -> None:
+        if not opened.buffer:
+            return
+        data = b"".join(opened.buffer)
+        written = opened.file.write(data)
+        if written < len(data):
+            opened.file.truncate(opened.size)
+            raise OSError(28, "no space left for the archive", str(opened.path))
+        opened.size += len(data)
+        self.buffered -= len(data)
+        opened.buffer.clear()
+        opened.buffered = 0
+        opened.dirty = True
+
+    def _write_archived(self, *, durable: bool) -> None:
+        archived = Archived(self.position, min(self._fsynced, self.position), self._boot_id, dict(self.processes))
+        write_archived(self._disk, self._directory, archived, durable=durable)
+        self._written = self.position
+
+
+def _key(name: str) -> bytes:
+    """The symbol of a directory, as the records spell it."""
+    return b"" if name == NO_SYMBOL else orjson.dumps(decode_symbol(name))

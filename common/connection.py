@@ -1,0 +1,210 @@
+"""One WebSocket, as the feed reads it: whole data frames are split in bulk out of what the socket holds.
+
+websocket-client makes the connection (TLS, proxies, handshake) and does everything that is rare: control frames and
+their answers, fragmented messages, sending. The frame, as a server sends it:
+
+     0               1               2               3
+    +-+-+-+-+-------+-+-------------+-------------------------------+
+    |F|R|R|R|opcode |M| length (7)  |  length (16, if 126; 64, 127) |
+    +-+-+-+-+-------+-+-------------+-------------------------------+
+    0x81: whole text frame; the mask bit M is never set by a server.
+"""
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import websocket
+
+DRAIN_BYTES = 256 * 1024
+DRAIN_NS = 1_000_000
+
+_TEXT = 0x81
+_OPCODES = {0x1: None, 0x2: "binary", 0x8: "close", 0x9: "ping", 0xA: "pong"}
+
+
+class Frame(NamedTuple):
+    """A frame that is not a whole text frame: its `op` is None where fragments made a text message."""
+
+    op: str | None
+    payload: bytes
+
+
+class Drain(NamedTuple):
+    """What one read brought: when, its whole text frames and others, in order."""
+
+    ts: int
+    frames: list[bytes | Frame]
+
+
+class ConnectionLostError(Exception):
+    """The connection ended: `code` is the close frame's, None where there was none."""
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.code = reason, code
+
+
+def connect(url: str, timeout_s: float, sslopt: dict[str, Any] | None = None) -> websocket.WebSocket:
+    """Open a WebSocket; blocks. Raises OSError or websocket.WebSocketException."""
+    return websocket.create_connection(
+        url,
+        timeout=timeout_s,
+        skip_utf8_validation=True,
+        sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        sslopt=sslopt,
+    )
+
+
+class Connection:
+    """A connected WebSocket, number `number`, never blocking."""
+
+    def __init__(self, number: int, ws: websocket.WebSocket, url: str, max_frame_bytes: int) -> None:
+        self.number, self.url = number, url
+        self.sent_pongs: list[bytes] = []  # pongs that websocket-client sent by itself, to be recorded
+        self._ws, self._max = ws, max_frame_bytes
+        if ws.sock is None:
+            raise ConnectionLostError("not connected")
+        self._sock: socket.socket = ws.sock
+        self._sock.settimeout(0)
+        self._is_tls = isinstance(self._sock, ssl.SSLSocket)
+        self._chunks: list[bytes] = []  # what belongs to a frame that is not whole yet
+        self._have = self._need = 0
+        self._fragmented = False
+        self._rare = b""  # a frame on its way through websocket-client
+        ws.frame_buffer.recv = self._recv_rare
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, payload: bytes) -> None:
+        """Send a text frame. Raises ConnectionLostError."""
+        try:
+            self._ws.send(payload.decode())
+        except (OSError, websocket.WebSocketException) as error:
+            raise ConnectionLostError(f"send failed: {error}") from None
+
+    def close(self) -> None:
+        try:
+            self._ws.send_close()
+        except (OSError, websocket.WebSocketException):
+            pass  # it is lost anyway
+        finally:
+            self._sock.close()
+
+    def drain(self, stamp: Callable[[], int], take: Callable[[Drain], None]) -> bool:
+        """Read until the socket would block, or for 256 KiB, or 1 ms; `take` gets what each read brought.
+
+        Returns whether there may be more that the socket's readiness will not tell (TLS holds it decrypted).
+        Raises ConnectionLostError.
+        """
+        taken, deadline = 0, time.monotonic_ns() + DRAIN_NS
+        while True:
+            try:
+                data = self._sock.recv(DRAIN_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
+                return False
+            except OSError as error:
+                raise ConnectionLostError(f"{type(error).__name__}: {error}") from None
+            if not data:
+                raise ConnectionLostError("ended without a close frame")
+            ts = stamp()
+            if frames := self._split(data):
+                take(Drain(ts, frames))
+            taken += len(data)
+            if taken >= DRAIN_BYTES or time.monotonic_ns() >= deadline:
+                return self._is_tls
+            if not self._is_tls and len(data) < DRAIN_BYTES // 4:
+                return False
+
+    def _split(self, data: bytes) -> list[bytes | Frame]:
+        """The whole frames up to here; the rest waits for more bytes."""
+        if self._chunks:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        frames: list[bytes | Frame] = []
+        place, end = 0, len(data)
+        while place + 2 <= end:
+            first, length = data[place], data[place + 1]
+            start = place + 2
+            if length >= 126:
+                start, length = self._long(data, place, length)
+            stop = start + length
+            if stop > end or start > end:
+                break
+            if first == _TEXT and not self._fragmented:
+                frames.append(data[start:stop])
+            elif (frame := self._rarely(first, data[place:stop])) is not None:
+                frames.append(frame)
+            place = stop
+        if place < end:
+            self._wait_for(data, place)
+        return frames
+
+    def _long(self, data: bytes, place: int, length: int) -> tuple[int, int]:
+        """Where the payload starts, and its length, where that takes more than seven bits (or is masked: an error)."""
+        if length & 0x80:
+            raise ConnectionLostError("a masked frame from the server", 1002)
+        size = 2 if length == 126 else 8
+        field = data[place + 2 : place + 2 + size]
+        if len(field) < size:
+            return place + 2 + size, len(data)  # the length itself is not here yet
+        length = int.from_bytes(field, "big")
+        if length > self._max:
+            raise ConnectionLostError(f"a frame of {length} bytes: max_frame_bytes is {self._max}", 1009)
+        return place + 2 + size, length
+
+    def _wait_for(self, data: bytes, place: int) -> None:
+        """Keep the beginning of a frame, and know how many bytes make it whole."""
+        rest = data[place:]
+        self._chunks, self._have = [rest], len(rest)
+        self._need = 2
+        if len(rest) >= 2:
+            size = {126: 2, 127: 8}.get(rest[1], 0)
+            length = int.from_bytes(rest[2 : 2 + size], "big") if size else rest[1]
+            self._need = 2 + size + (length if len(rest) >= 2 + size else 0)
+        self._need = max(self._need, self._have + 1)
+
+    def _rarely(self, first: int, frame: bytes) -> Frame | None:
+        """Give one whole frame to websocket-client; what comes out of it, if that is a message."""
+        if first == 0x82 and not self._fragmented:
+            return Frame("binary", frame[_header(frame) :])
+        self._rare = frame
+        try:
+            opcode, message = self._ws.recv_data_frame(control_frame=True)
+        except websocket.WebSocketTimeoutException:
+            self._fragmented = True  # a message whose last fragment is still to come
+            return None
+        except (OSError, websocket.WebSocketException, ValueError) as error:
+            raise ConnectionLostError(f"{type(error).__name__}: {error}", 1002) from None
+        payload = bytes(message.data)
+        if opcode in (1, 2):
+            self._fragmented = False
+        if opcode == 9:
+            self.sent_pongs.append(payload)
+        return Frame(_OPCODES[opcode], payload)
+
+    def _recv_rare(self, size: int) -> bytes:
+        """What websocket-client reads from instead of the socket."""
+        if not self._rare:
+            raise websocket.WebSocketTimeoutException("the message goes on in a later frame")
+        data, self._rare = self._rare[:size], self._rare[size:]
+        return data
+
+
+def close_code(payload: bytes) -> tuple[int | None, str]:
+    """Code and reason of a close frame's payload."""
+    if len(payload) < 2:
+        return None, ""
+    return struct.unpack("!H", payload[:2])[0], payload[2:].decode(errors="replace")
+
+
+def _header(frame: bytes) -> int:
+    return 2 + {126: 2, 127: 8}.get(frame[1], 0)

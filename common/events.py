@@ -1,0 +1,86 @@
+"""The event: one normalised trading event, and its topic on the wire.
+
+    binance/trade/BTCUSDT {"exchange":"binance","channel":"trade","symbol":"BTCUSDT","seq":…,"prev":…,"ts_event":…,…}
+    └───── topic ───────┘ └ JSON, orjson ──────────────────────────────────────────────────────────────────────────┘
+
+Prices and amounts are strings with the exchange's own digits; `side` is the taker's; times are ns; amount zero removes
+a book level.
+"""
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from .storage import encode_symbol
+
+CHANNELS = ("trade", "agg_trade", "book", "quote", "ticker", "candle")
+GAP = "gap"
+HEARTBEAT = "heartbeat"
+
+Event = dict[str, Any]
+Level = tuple[str, str]
+
+
+class Update(NamedTuple):
+    """What an adapter reads out of a frame: one event but for its numbers.
+
+    `first` and `last` are the exchange's ids that it covers (the same where it has one); of channels without an id,
+    the exchange's time, so that two connections can be put in order. `fields` are those of the event's channel.
+    """
+
+    channel: str
+    symbol: str
+    first: int
+    last: int
+    ts_event: int | None
+    fields: dict[str, Any]
+
+
+class Snapshot(NamedTuple):
+    """A whole book, out of a REST answer: levels from the best on, exact after the exchange's id `last`."""
+
+    symbol: str
+    last: int
+    ts_event: int | None
+    bids: list[Level]
+    asks: list[Level]
+
+
+class Reply(NamedTuple):
+    """An exchange's answer to something sent: `error` is None where it agreed."""
+
+    id: int | str | None
+    error: str | None
+
+
+class Request(NamedTuple):
+    """A REST request: the path with its query, and what it weighs in the exchange's count."""
+
+    path: str
+    weight: int
+    headers: dict[str, str]
+
+
+class Action(NamedTuple):
+    """What the normaliser wants done when it runs live: a `snapshot` of a symbol, or a `backfill` from an id on."""
+
+    kind: str
+    channel: str
+    symbol: str
+    from_id: int = 0
+
+
+def topic(exchange: str, channel: str, symbol: str | None) -> bytes:
+    """The topic, with the space at its end: `binance/trade/BTCUSDT `, or `binance/heartbeat ` for the exchange."""
+    if symbol is None:
+        return f"{exchange}/{channel} ".encode()
+    return f"{exchange}/{channel}/{encode_symbol(symbol)} ".encode()
+
+
+def body(message: bytes) -> bytes:
+    """The JSON of a live message."""
+    return message.partition(b" ")[2]
+
+
+def encode(event: Event) -> bytes:
+    return orjson.dumps(event)

@@ -1,0 +1,247 @@
+"""Binance spot: what its frames mean and how to ask for them.
+
+Source of every rule here: binance-spot-api-docs (web-socket-streams.md, rest-api.md), state of 2026-07-21.
+"""
+
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import orjson
+
+from ..events import Action, Reply, Request, Snapshot, Update
+
+NAME = "binance"
+VERSION = 1  # of what normalise gives: raise it when the same record gives other events
+
+WS_URL = "wss://stream.binance.com:9443"
+WS_PATH = "/stream?timeUnit=MICROSECOND"
+REST_URL = "https://api.binance.com"
+
+STREAMS_PER_CONNECTION = 1024
+STREAMS_PER_SUBSCRIBE = 200  # ours: a frame of some kilobytes
+MESSAGE_INTERVAL_S = 0.25  # 5 messages/s are allowed, pongs among them
+CONNECTS_PER_5_MIN = 300
+WEIGHT_PER_MIN = 6000
+
+DENSE = frozenset({"trade", "agg_trade"})
+"""Channels whose ids count up by one for each symbol: a hole is a loss, and can be fetched by id."""
+
+_STREAM = {"trade": "trade", "agg_trade": "aggTrade", "book": "depth@100ms", "quote": "bookTicker", "ticker": "ticker"}
+_MICROSECONDS = 9_223_372_036_854  # a time above this (as ms, in the year 2262) is in µs
+
+
+def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]:
+    """The stream names of one symbol, each with (channel, symbol)."""
+    names = {f"{symbol.lower()}@{_STREAM[channel]}": (channel, symbol) for channel in channels if channel in _STREAM}
+    if "candle" in channels:
+        names |= {f"{symbol.lower()}@kline_{interval}": ("candle", symbol) for interval in candle_intervals}
+    return names
+
+
+def subscribe(names: list[str], request_id: int) -> bytes:
+    return orjson.dumps({"method": "SUBSCRIBE", "params": names, "id": request_id})
+
+
+def unsubscribe(names: list[str], request_id: int) -> bytes:
+    return orjson.dumps({"method": "UNSUBSCRIBE", "params": names, "id": request_id})
+
+
+def reply(message: object) -> Reply | None:
+    """The answer to a subscribe frame: `{"result":null,"id":1}`, or an error with code and msg."""
+    if not isinstance(message, dict) or "e" in message or "stream" in message:
+        return None
+    if "result" in message:
+        return Reply(message.get("id"), None)
+    if "msg" in message and "code" in message:
+        return Reply(message.get("id"), f"{message['code']} {message['msg']}")
+    return None
+
+
+def is_shutdown(message: object) -> bool:
+    """The server says that it will close soon: `{"e":"serverShutdown",…}`, wrapped or not."""
+    if not isinstance(message, dict):
+        return False
+    data = message.get("data", message)
+    return isinstance(data, dict) and data.get("e") == "serverShutdown"
+
+
+def parse(message: Any) -> Update | None:
+    """The update in a frame, wrapped (`{"stream":…,"data":{…}}`) or not; None where there is none to be understood."""
+    try:
+        data = message["data"] if "stream" in message else message
+        reader = _READERS.get(data["e"]) if "e" in data else _quote
+        return reader(data) if reader is not None else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _trade(data: dict[str, Any]) -> Update:
+    trade_id, price, amount, symbol = data["t"], data["p"], data["q"], data["s"]
+    if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
+        raise TypeError
+    fields = {"id": str(trade_id), "price": price, "amount": amount, "side": _side(data["m"])}
+    return Update("trade", symbol, trade_id, trade_id, _ns(data["T"]), fields)
+
+
+def _agg_trade(data: dict[str, Any]) -> Update:
+    symbol, fields = data["s"], _agg_fields(data)
+    if type(symbol) is not str:
+        raise TypeError
+    return Update("agg_trade", symbol, data["a"], data["a"], _ns(data["T"]), fields)
+
+
+def _agg_fields(data: dict[str, Any]) -> dict[str, Any]:
+    if type(data["a"]) is not int:
+        raise TypeError
+    return {
+        "id": str(data["a"]),
+        "price": _text(data["p"]),
+        "amount": _text(data["q"]),
+        "side": _side(data["m"]),
+        "first_id": str(data["f"]),
+        "last_id": str(data["l"]),
+    }
+
+
+def _book(data: dict[str, Any]) -> Update:
+    first, last, symbol = data["U"], data["u"], data["s"]
+    if type(first) is not int or type(last) is not int or type(symbol) is not str:
+        raise TypeError
+    bids, asks = _levels(data["b"]), _levels(data["a"])
+    fields = {"type": "delta", "bids": bids, "asks": asks, "first_id": str(first), "last_id": str(last)}
+    return Update("book", symbol, first, last, _ns(data["E"]), fields)
+
+
+def _quote(data: dict[str, Any]) -> Update:
+    """`bookTicker` has neither `e` nor a time; `u` is of the same id space as the depth stream's."""
+    update_id, symbol = data["u"], data["s"]
+    bid, bid_amount, ask, ask_amount = data["b"], data["B"], data["a"], data["A"]
+    if type(update_id) is not int or type(symbol) is not str or type(bid) is not str or type(ask) is not str:
+        raise TypeError
+    if type(bid_amount) is not str or type(ask_amount) is not str:
+        raise TypeError
+    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
+    return Update("quote", symbol, update_id, update_id, None, fields)
+
+
+def _ticker(data: dict[str, Any]) -> Update:
+    names = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l"), ("volume", "v"), ("quote_volume", "q"))
+    time = _ns(data["E"])
+    return Update("ticker", _text(data["s"]), time, time, time, {name: _text(data[key]) for name, key in names})
+
+
+def _candle(data: dict[str, Any]) -> Update:
+    candle, time = data["k"], _ns(data["E"])
+    if type(candle["n"]) is not int or type(candle["x"]) is not bool:
+        raise TypeError
+    fields: dict[str, Any] = {
+        "interval": _text(candle["i"]),
+        "open_ts": _ns(candle["t"]),
+        "close_ts": _ns(candle["T"]),
+        "open": _text(candle["o"]),
+        "high": _text(candle["h"]),
+        "low": _text(candle["l"]),
+        "close": _text(candle["c"]),
+        "volume": _text(candle["v"]),
+        "quote_volume": _text(candle["q"]),
+        "trades": candle["n"],
+        "closed": candle["x"],
+    }
+    return Update("candle", _text(data["s"]), time, time, time, fields)
+
+
+_READERS = {
+    "trade": _trade,
+    "aggTrade": _agg_trade,
+    "depthUpdate": _book,
+    "24hrTicker": _ticker,
+    "kline": _candle,
+    "bookTicker": _quote,
+}
+
+
+def request(action: Action, depth: int) -> Request:
+    """The REST request for what the normaliser wants. Weights: rest-api.md."""
+    if action.kind == "snapshot":
+        weight = 5 if depth <= 100 else 25 if depth <= 500 else 50 if depth <= 1000 else 250
+        return Request(f"/api/v3/depth?{urlencode({'symbol': action.symbol, 'limit': depth})}", weight, {})
+    query = urlencode({"symbol": action.symbol, "fromId": action.from_id, "limit": 1000})
+    path, weight = ("historicalTrades", 25) if action.channel == "trade" else ("aggTrades", 4)
+    return Request(f"/api/v3/{path}?{query}", weight, {"X-MBX-TIME-UNIT": "MICROSECOND"})
+
+
+def instruments_request(symbols: list[str]) -> Request:
+    chosen = orjson.dumps(symbols).decode()
+    return Request(f"/api/v3/exchangeInfo?{urlencode({'symbols': chosen})}", 20, {})
+
+
+def trading_symbols(body: bytes) -> dict[str, str]:
+    """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
+    try:
+        return {entry["symbol"]: entry["status"] for entry in orjson.loads(body)["symbols"]}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return {}
+
+
+def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
+    """What a REST answer (status 200) brings: a book, or trades in the order of their ids."""
+    try:
+        parts = urlsplit(url)
+        symbol = parse_qs(parts.query)["symbol"][0]
+        data = orjson.loads(body)
+        if parts.path.endswith("/depth"):
+            if type(data["lastUpdateId"]) is not int:
+                return None
+            return Snapshot(symbol, data["lastUpdateId"], None, _levels(data["bids"]), _levels(data["asks"]))
+        if parts.path.endswith("/historicalTrades"):
+            return [_rest_trade(symbol, trade) for trade in data]
+        if parts.path.endswith("/aggTrades"):
+            return [Update("agg_trade", symbol, t["a"], t["a"], _ns(t["T"]), _agg_fields(t)) for t in data]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
+        return None
+    return None
+
+
+def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:
+    trade_id = trade["id"]
+    if type(trade_id) is not int:
+        raise TypeError
+    fields = {
+        "id": str(trade_id),
+        "price": _text(trade["price"]),
+        "amount": _text(trade["qty"]),
+        "side": _side(trade["isBuyerMaker"]),
+    }
+    return Update("trade", symbol, trade_id, trade_id, _ns(trade["time"]), fields)
+
+
+def _side(buyer_is_maker: object) -> str:
+    """The taker's side: if the buyer was the maker, the taker sold."""
+    if buyer_is_maker is True:
+        return "sell"
+    if buyer_is_maker is False:
+        return "buy"
+    raise TypeError
+
+
+def _ns(time: object) -> int:
+    if type(time) is not int:
+        raise TypeError
+    if not 0 <= time <= _MICROSECONDS * 1000:
+        raise ValueError
+    return time * 1000 if time > _MICROSECONDS else time * 1_000_000
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _levels(levels: Any) -> list[Any]:
+    if type(levels) is not list:
+        raise TypeError
+    for price, amount in levels:
+        if type(price) is not str or type(amount) is not str:
+            raise TypeError
+    return levels

@@ -1,0 +1,90 @@
+"""What the archiver takes, and from where: rule 6 and 9 of the protocol. No socket, clock or thread.
+
+A record whose number is the position + 1 is taken as it comes. Anything else means: read the journal from the
+position on. A jump is taken from the journal only, at a `start` or where the journal's front was dropped.
+"""
+
+from collections.abc import Callable
+from zlib import crc32
+
+from .archive import ArchiveWriter, ReusedNumberError
+from .journal import JournalReader
+from .record import decode, seq_of, whole_lines
+
+
+class Intake:
+    def __init__(self, writer: ArchiveWriter, journal: JournalReader, report: Callable[[str], None]) -> None:
+        self._writer, self._journal, self._report = writer, journal, report
+        self._last: tuple[int, int] = (0, 0)  # number and CRC32 of the last line taken
+        self._stuck_at = 0  # a damage in the journal that was told already
+
+    def batch(self, data: bytes) -> None:
+        """A batch of dense lines from the records socket. Raises ReusedNumberError, OSError."""
+        lines, _ = whole_lines(data)
+        if not lines:
+            return
+        self._check_reuse(lines)
+        if seq_of(lines[0]) > self._writer.position + 1:
+            self.catch_up()
+        fresh = lines[max(0, self._writer.position + 1 - seq_of(lines[0])) :]
+        if fresh and seq_of(fresh[0]) == self._writer.position + 1:
+            self._take(fresh)
+
+    def heartbeat(self, at: int) -> None:
+        """The feed says that everything up to `at` was published: the last message before a silence may be lost."""
+        if at > self._writer.position:
+            self.catch_up()
+
+    def catch_up(self, limit_bytes: int | None = None) -> bool:
+        """Read the journal to its end, or up to a limit. Returns whether the end was reached. Raises OSError."""
+        taken = 0
+        while limit_bytes is None or taken < limit_bytes:
+            lines = self._journal.after(self._writer.position)
+            if not lines or not self._take_judged(lines):
+                return True
+            taken += sum(map(len, lines))
+        return False
+
+    def _take_judged(self, lines: list[bytes]) -> bool:
+        """Take lines of the journal, passing over the jumps that are allowed; False where it cannot go on."""
+        expected = self._writer.position + 1
+        run: list[bytes] = []
+        for line in lines:
+            seq = seq_of(line)
+            if seq != expected:
+                self._take(run)
+                run = []
+                if not self._pass_jump(line, seq):
+                    return False
+            run.append(line)
+            expected = seq + 1
+        self._take(run)
+        return True
+
+    def _pass_jump(self, line: bytes, seq: int) -> bool:
+        record = decode(line)
+        if record.kind == "start":
+            self._writer.hole(seq, int(record.head.get("last", 0)))
+        elif self._journal.front() == seq:
+            self._writer.hole(seq, None)
+        else:
+            if self._stuck_at != seq:
+                self._report(
+                    f"journal damaged: record {seq} follows {self._writer.position}; "
+                    "restart the feed: it sets the damage aside and goes on"
+                )
+            self._stuck_at = seq
+            return False
+        return True
+
+    def _take(self, lines: list[bytes]) -> None:
+        if lines:
+            self._writer.take(lines)
+            self._last = (seq_of(lines[-1]), crc32(lines[-1]))
+
+    def _check_reuse(self, lines: list[bytes]) -> None:
+        """The last record taken, should it come again, must be the same: else somebody else numbers records."""
+        seq, crc = self._last
+        index = seq - seq_of(lines[0])
+        if 0 <= index < len(lines) and crc32(lines[index]) != crc:
+            raise ReusedNumberError(f"the feed sent another record {seq} than the one taken before")

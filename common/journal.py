@@ -1,0 +1,375 @@
+"""The journal: the feed's own log, append-only segment files of record lines.
+
+    JOURNAL/binance/00000001723161253000123.records      first seq in the name; record lines, dense
+                    00000001723161299000777.records      the segment being written
+                    journal.json                         whose it is, the ceiling of its numbers, the last run's facts
+                    *.damaged                            what a recovery set aside
+
+Rules 1–5 of the protocol are kept here: no number above a synced ceiling; a journal that cannot be trusted to be whole
+goes on at a higher number than any ever used; of a short write the whole lines stand. Reading it is `JournalReader`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .disk import AppendFile, Disk, free_name, replace, set_aside
+from .record import RecordError, decode, seq_of
+from .storage import Archived
+
+META = "journal.json"
+SUFFIX = ".records"
+CEILING_STEP = 1_000_000
+"""How far ahead the ceiling is raised: some seconds' worth at the highest rate."""
+
+
+class JournalError(Exception):
+    """The directory holds something that is not this exchange's journal; the message says what to do."""
+
+
+@dataclass
+class Segment:
+    path: Path
+    first: int
+    last: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a start finds: `last` is the highest number of the past, `jumped` whether a new journal begins."""
+
+    next: int
+    last: int
+    jumped: bool
+    facts: dict[str, Any]
+
+
+class Journal:
+    """The writer's end. One writer: the caller holds the directory's lock."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        exchange: str,
+        *,
+        boot_id: str,
+        segment_bytes: int = 64 * 1024**2,
+        max_bytes: int = 8 * 1024**3,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.next = 0  # the number that the next record gets
+        self.error: OSError | None = None  # why the last append did not take everything
+        self.facts: dict[str, Any] = {}
+        self._disk, self._directory, self._exchange = disk, directory, exchange
+        self._boot_id, self._report = boot_id, report
+        self._segment_bytes, self._max_bytes = segment_bytes, max_bytes
+        self._segments: list[Segment] = []
+        self._ceiling = 0
+        self._begins = 0  # where the journal that goes on begins: what lies before it is not to be gone on from
+        self._file: AppendFile | None = None
+        self._unsynced: list[AppendFile] = []  # full segments that wait for their sync
+
+    def open(self, now_us: int, archived: Archived) -> Opened:
+        """Recover what is there, and decide the next number (rule 1). Raises JournalError."""
+        self._disk.make_dir(self._directory)
+        meta = self._read_meta()
+        self._ceiling, self._begins = meta.get("ceiling", 0), meta.get("begins", 0)
+        self.facts = meta.get("facts", {})
+        torn, damaged = self._recover()
+        same_boot = bool(self._boot_id) and meta.get("boot_id") == self._boot_id
+        journal_last = self._segments[-1].last if self._segments else 0
+        archive_last = archived.trusted(self._boot_id)
+        whole = bool(self._segments) and not damaged and (same_boot or (meta.get("clean") is True and not torn))
+        jumped = not whole or journal_last < max(archive_last, self._begins)
+        last = max(journal_last, archive_last)
+        if jumped:
+            # the archive's files may be ahead of what archived.json says of them, by less than a step
+            highest = max(journal_last, archived.highest + CEILING_STEP if archived.known else 0, self._ceiling)
+            self.next = self._begins = max(now_us, highest + 1)
+        else:
+            self.next = last + 1
+        self._raise_ceiling()
+        if not jumped:
+            self._file = self._disk.open(self._segments[-1].path)
+        return Opened(self.next, last, jumped, dict(self.facts))
+
+    def append(self, lines: list[bytes]) -> int:
+        """Append lines numbered from `next` on; returns how many stand. The rest was not written: see `error`.
+
+        A short write keeps its whole lines (rule 4); the torn one is cut before anything else happens.
+        """
+        self.error = None
+        try:
+            if self.next + len(lines) > self._ceiling:
+                self._raise_ceiling()
+            if self._file is None or self._segments[-1].size >= self._segment_bytes:
+                self._begin_segment()
+            data = b"".join(lines)
+            written = self._file.write(data) if self._file else 0
+        except OSError as error:
+            self.error = error
+            return 0
+        segment = self._segments[-1]
+        if written < len(data):
+            self.error = OSError(28, "short write")
+            lines = _whole(lines, written)
+            written = sum(map(len, lines))
+            self._disk.truncate(segment.path, segment.size + written)
+        segment.size += written
+        segment.last += len(lines)
+        self.next += len(lines)
+        return len(lines)
+
+    def sync_job(self) -> Callable[[], None]:
+        """What makes everything appended so far durable; may run in another thread."""
+        full, self._unsynced, current = self._unsynced, [], self._file
+
+        def sync() -> None:
+            for file in full:
+                file.sync()
+                file.close()
+            if current is not None:
+                current.sync()
+
+        return sync
+
+    def trim(self, fsynced: int) -> None:
+        """Drop whole segments that the archive holds synced; the one being written stays."""
+        while len(self._segments) > 1 and self._segments[0].last <= fsynced:
+            self._disk.remove(self._segments.pop(0).path)
+
+    def overflow(self) -> int | None:
+        """The last number of the segments that must go to keep the journal within its bound; None if none must."""
+        excess = sum(segment.size for segment in self._segments) - self._max_bytes
+        last = None
+        for segment in self._segments[:-1]:
+            if excess <= 0:
+                break
+            last = segment.last
+            excess -= segment.size
+        return last
+
+    def remember(self, **facts: Any) -> None:
+        """Keep facts about the run (its connections, its subscriptions) for the next start."""
+        self.facts.update(facts)
+        self._write_meta(clean=False)
+
+    def close(self) -> None:
+        """Sync, and note that nothing was lost: the next boot of the machine goes on without a jump."""
+        self.sync_job()()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._write_meta(clean=True)
+
+    def _begin_segment(self) -> None:
+        path = self._directory / f"{self.next:020d}{SUFFIX}"
+        file = self._disk.open(path)
+        if self._file is not None:
+            self._unsynced.append(self._file)
+        self._file = file
+        self._segments.append(Segment(path, self.next, self.next - 1, 0))
+        self._disk.sync_dir(self._directory)
+
+    def _raise_ceiling(self) -> None:
+        ceiling = self._ceiling
+        self._ceiling = max(self._ceiling, self.next + CEILING_STEP)
+        try:
+            self._write_meta(clean=False)
+        except OSError:
+            self._ceiling = ceiling
+            raise
+
+    def _write_meta(self, *, clean: bool) -> None:
+        meta = {
+            "format": 1,
+            "exchange": self._exchange,
+            "boot_id": self._boot_id,
+            "clean": clean,
+            "ceiling": self._ceiling,
+            "begins": self._begins,
+            "facts": self.facts,
+        }
+        replace(self._disk, self._directory / META, orjson.dumps(meta), durable=True)
+
+    def _read_meta(self) -> dict[str, Any]:
+        path = self._directory / META
+        if not self._disk.exists(path):
+            return {}
+        try:
+            meta: dict[str, Any] = orjson.loads(self._disk.read(path))
+            owner, _ = meta["exchange"], int(meta["ceiling"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            self._report(f"{path} is unreadable: a new journal begins")
+            self._disk.rename(path, free_name(self._disk, path.with_name(META + ".damaged")))
+            return {}
+        if owner != self._exchange:
+            raise JournalError(f"{path} is the journal of {owner}, not of {self._exchange}: give each its own directory")
+        return meta
+
+    def _recover(self) -> tuple[bool, bool]:
+        """Keep the longest prefix that is whole and dense; set the rest aside. Returns (torn tail, other damage)."""
+        names = [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
+        torn = damaged = False
+        for index, name in enumerate(names):
+            path = self._directory / name
+            if damaged:
+                aside = free_name(self._disk, path.with_name(name + ".damaged"))
+                self._disk.rename(path, aside)
+                self._report(f"{path} lies behind the damage: set aside as {aside.name}")
+                continue
+            segment, size = self._scan(path)
+            if segment is None or segment.size < size:
+                is_tail = index == len(names) - 1 and self._is_torn_line(path, segment.size if segment else 0)
+                torn, damaged = torn or is_tail, damaged or not is_tail
+                if damaged:
+                    self._distrust()
+                set_aside(self._disk, path, segment.size if segment else 0, self._report, "torn" if is_tail else "damaged")
+            if segment is not None and segment.size:
+                self._segments.append(segment)
+            else:
+                self._disk.remove(path)
+        return torn, damaged
+
+    def _distrust(self) -> None:
+        """Before damage is set aside: should we be killed then, the next start must not go on from what is left."""
+        self._begins = self._ceiling + 1
+        self._write_meta(clean=False)
+
+    def _is_torn_line(self, path: Path, offset: int) -> bool:
+        """Whether nothing but a part of one line follows: what a kill in the middle of a write leaves."""
+        rest = self._disk.read(path, offset)
+        return b"\n" not in rest and b"\0" not in rest
+
+    def _scan(self, path: Path) -> tuple[Segment | None, int]:
+        """The good part of a segment (None if it does not go on from the one before), and the file's size."""
+        data = self._disk.read(path)
+        try:
+            first = decode(data[: data.find(b"\n") + 1])
+        except RecordError:
+            return None, len(data)
+        follows = not self._segments or first.seq == self._segments[-1].last + 1
+        if not follows and not (first.kind == "start" and first.seq > self._segments[-1].last):
+            return None, len(data)
+        if f"{first.seq:020d}{SUFFIX}" != path.name:
+            return None, len(data)
+        last, size = dense_prefix(data, first.seq)
+        return Segment(path, first.seq, last, size), len(data)
+
+
+def dense_prefix(data: bytes, first: int) -> tuple[int, int]:
+    """How far record lines from `first` on go on whole and dense: the last number, and the bytes up to there."""
+    if b"\0" not in data and data.endswith(b"}\n"):
+        last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
+        last = first + data.count(b"\n") - 1
+        if last_line.startswith(b'{"seq":%d,' % last) and data.count(b'\n{"seq":') == last - first:
+            return last, len(data)
+    seq, size = first, 0
+    while (end := data.find(b"\n", size)) >= 0:
+        try:
+            if decode(data[size : end + 1]).seq != seq:
+                break
+        except RecordError:
+            break
+        seq, size = seq + 1, end + 1
+    return seq - 1, size
+
+
+def _whole(lines: list[bytes], size: int) -> list[bytes]:
+    """The lines that lie wholly within the first `size` bytes."""
+    end = 0
+    for count, line in enumerate(lines):
+        end += len(line)
+        if end > size:
+            return lines[:count]
+    return lines
+
+
+class JournalReader:
+    """The archiver's end: lines in order from any number on, while the feed writes and trims."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk, self._directory = disk, directory
+        self._place: tuple[int, str, int] = (-1, "", 0)  # after this number goes on: segment, offset
+
+    def front(self) -> int | None:
+        """The first number that the journal still holds."""
+        names = self._names()
+        return _first(names[0]) if names else None
+
+    def sync(self) -> None:
+        """Make what the journal holds durable, before the archive says that it holds it (rule 8)."""
+        for name in self._names():
+            try:
+                self._disk.sync_file(self._directory / name)
+            except FileNotFoundError:
+                continue  # trimmed meanwhile: it is in the archive, synced
+
+    def after(self, position: int, limit_bytes: int = 4 * 1024**2) -> list[bytes]:
+        """Some whole lines with numbers above `position`, in order; none at the journal's end.
+
+        They are dense but for what the caller must judge: the first line may lie beyond `position` + 1 (the front was
+        dropped), and a segment may begin with a jump.
+        """
+        while True:
+            try:
+                return self._after(position, limit_bytes)
+            except FileNotFoundError:
+                self._place = (-1, "", 0)  # trimmed under our hands: look again
+
+    def _after(self, position: int, limit_bytes: int) -> list[bytes]:
+        names = self._names()
+        if self._place[0] != position or self._place[1] not in names:
+            self._place = (position, _holding(names, position + 1), 0)
+        _, name, offset = self._place
+        while name:
+            data = self._disk.read(self._directory / name, offset, limit_bytes)
+            lines = _lines_above(data, position)
+            taken = data.rfind(b"\n") + 1
+            if lines:
+                self._place = (seq_of(lines[-1]), name, offset + taken)
+                return lines
+            offset += taken
+            if taken == 0 and len(data) == limit_bytes:
+                limit_bytes *= 2  # one line longer than the limit
+            elif taken == 0:
+                following = [other for other in names if other > name]
+                if not following:
+                    return []
+                name, offset = following[0], 0
+        return []
+
+    def _names(self) -> list[str]:
+        return [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
+
+
+def _first(name: str) -> int:
+    return int(name.removesuffix(SUFFIX))
+
+
+def _holding(names: list[str], seq: int) -> str:
+    """The segment in which a number lies, or the first one behind it."""
+    before = [name for name in names if _first(name) <= seq]
+    return before[-1] if before else names[0] if names else ""
+
+
+def _lines_above(data: bytes, position: int) -> list[bytes]:
+    lines: list[bytes] = []
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        line = data[start : end + 1]
+        if lines or seq_of(line) > position:
+            lines.append(line)
+        start = end + 1
+    return lines
+
+
+def free_bytes(directory: Path) -> int:
+    stat = os.statvfs(directory)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,133 @@
+"""The feed's middle: number what happened, append it, publish it, and only then normalise and publish the events.
+
+`Recorder` has no socket, thread or clock: the simulation drives it with a disk of its own.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from .adapter import Adapter
+from .journal import Journal
+from .normaliser import Normaliser, Work
+from .record import BASE64, DATA, decode, encode, payload_part
+
+
+class Recorder:
+    def __init__(
+        self,
+        adapter: Adapter,
+        normaliser: Normaliser,
+        journal: Journal,
+        publish_records: Callable[[bytes], None],
+        publish_event: Callable[[bytes], None],
+    ) -> None:
+        self.next = journal.next  # the number of the next record; behind the journal's while the disk is full
+        self.published = journal.next - 1  # everything up to here was published
+        self.backlog_bytes = 0
+        self.unknown: Counter[str] = Counter()  # frames not understood, by sort
+        self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
+        self._publish_records, self._publish_event = publish_records, publish_event
+        self._backlog: deque[tuple[list[bytes], list[Work | None]]] = deque()
+        self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
+
+    def file_under(self, channel: str, symbol: str) -> None:
+        """Frames of this channel and symbol get a file of their own; all others lie with those of no symbol."""
+        place = orjson.dumps({"channel": channel, "symbol": symbol})
+        self._places[channel, symbol] = b"," + place[1:-1] + DATA
+
+    def frames(self, conn: int, ts: int, payloads: list[bytes]) -> list[Any]:
+        """Whole text frames of one read. Returns the messages that are no market data, for who asked for them."""
+        lines: list[bytes] = []
+        works: list[Work | None] = []
+        others: list[Any] = []
+        seq, parse, places, loads = self.next, self._adapter.parse, self._places, orjson.loads
+        for payload in payloads:
+            try:
+                message = loads(payload)
+            except orjson.JSONDecodeError:
+                self.unknown["not JSON"] += 1
+                part, update = payload_part(payload, is_json=False), None
+                line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b' % (seq, ts, conn, part)
+            else:
+                update = parse(message)
+                place = places.get((update.channel, update.symbol), DATA) if update is not None else DATA
+                if b"\n" in payload or b"\r" in payload:
+                    part = place[: -len(DATA)] + payload_part(payload, is_json=True)
+                    line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b' % (seq, ts, conn, part)
+                else:
+                    line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b%b}\n' % (seq, ts, conn, place, payload)
+                if update is None:
+                    others.append(message)
+            lines.append(line)
+            works.append((seq, ts, conn, update) if update is not None else None)
+            seq += 1
+        self.next = seq
+        self._commit(lines, works)
+        return others
+
+    def record(
+        self,
+        ts: int,
+        kind: str,
+        *,
+        conn: int | None = None,
+        channel: str | None = None,
+        symbol: str | None = None,
+        head: dict[str, Any] | None = None,
+        payload: bytes | None = None,
+    ) -> int:
+        """Record anything else that happened; returns its number."""
+        seq = self.next
+        line = encode(seq, ts, kind, conn=conn, channel=channel, symbol=symbol, head=head, payload=payload)
+        self.next += 1
+        self._commit([line], [decode(line)])
+        return seq
+
+    def binary(self, ts: int, conn: int, kind: str, op: str, payload: bytes) -> None:
+        """Record a frame that is not text: in base64, whatever it holds."""
+        part = BASE64 + payload_part(payload, is_json=False)[len(BASE64) :]
+        line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"%b","op":"%b"%b' % (
+            self.next, ts, conn, kind.encode(), op.encode(), part,
+        )  # fmt: skip
+        self.next += 1
+        self._commit([line], [None])
+
+    def retry(self) -> None:
+        """Append what the disk had no room for, as far as it has now."""
+        while self._backlog:
+            lines, works = self._backlog[0]
+            stand = self._journal.append(lines)
+            self._publish(lines[:stand], works[:stand])
+            self.backlog_bytes -= sum(map(len, lines[:stand]))
+            if stand < len(lines):
+                self._backlog[0] = (lines[stand:], works[stand:])
+                return
+            self._backlog.popleft()
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._backlog)
+
+    def _commit(self, lines: list[bytes], works: list[Work | None]) -> None:
+        stand = 0 if self._backlog else self._journal.append(lines)
+        if stand < len(lines):
+            self._publish(lines[:stand], works[:stand])
+            self._backlog.append((lines[stand:], works[stand:]))
+            self.backlog_bytes += sum(map(len, lines[stand:]))
+            return
+        self._publish(lines, works)
+
+    def _publish(self, lines: list[bytes], works: list[Work | None]) -> None:
+        """What was appended: records first, then each record's events."""
+        if not lines:
+            return
+        self._publish_records(b"".join(lines))
+        send, messages = self._publish_event, self._normaliser.messages
+        for work in works:
+            if work is not None:
+                for message in messages(work):
+                    send(message)
+        self.published += len(lines)

@@ -1,0 +1,123 @@
+"""REST beside the feed: one thread that asks, one request after the other, and never more than the exchange allows.
+
+`Budget` decides when; it is told the time. `RestClient` waits and asks.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import urllib3
+
+from .events import Action, Request
+
+_KEPT_HEADERS = ("x-mbx-used-weight-1m", "retry-after", "date", "content-type", "etag", "cf-ray", "x-cache")
+
+
+class Answer(NamedTuple):
+    """An answer, or a failure: then `status` is 0 and `error` says why."""
+
+    action: Action | None
+    request: Request
+    status: int
+    body: bytes
+    headers: dict[str, str]
+    ts_sent: int
+    error: str | None
+
+
+class Budget:
+    """Weights of the last minute, and what the host says about waiting (429, 418): obeyed by every request to it."""
+
+    def __init__(self, weight_per_min: int) -> None:
+        self._limit = weight_per_min
+        self._spent: list[tuple[float, int]] = []
+        self._blocked_until = 0.0
+
+    def wait_s(self, now: float, weight: int) -> float:
+        """How long a request of this weight must wait."""
+        self._spent = [(at, spent) for at, spent in self._spent if at > now - 60]
+        wait = max(0.0, self._blocked_until - now)
+        excess = sum(spent for _, spent in self._spent) + weight - self._limit
+        for at, spent in self._spent:
+            if excess <= 0:
+                break
+            excess -= spent
+            wait = max(wait, at + 60 - now)
+        return wait
+
+    def spend(self, now: float, weight: int) -> None:
+        self._spent.append((now, weight))
+
+    def heed(self, now: float, status: int, headers: dict[str, str]) -> None:
+        """Take what an answer says: the weight used in this minute by everybody on this address, and Retry-After."""
+        used = headers.get("x-mbx-used-weight-1m", "")
+        ours = sum(spent for _, spent in self._spent)
+        if used.isdigit() and int(used) > ours:
+            self._spent.append((now, int(used) - ours))
+        if status in (429, 418):
+            after = headers.get("retry-after", "")
+            self._blocked_until = now + (float(after) if after.isdigit() else 60.0)
+
+
+class RestClient:
+    """Runs in a thread of its own; answers go to `deliver`, which is called there."""
+
+    def __init__(self, base_url: str, timeout_s: float, budget: Budget, deliver: Callable[[Answer], None]) -> None:
+        self._base, self._budget, self._deliver = base_url.rstrip("/"), budget, deliver
+        self._timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
+        self._queue: queue.PriorityQueue[tuple[float, int, Action | None, Request]] = queue.PriorityQueue()
+        self._count = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def ask(self, action: Action | None, request: Request, delay_s: float = 0.0) -> None:
+        """Queue a request, not to be sent before `delay_s` have passed."""
+        self._count += 1
+        self._queue.put((time.monotonic() + delay_s, self._count, action, request))
+
+    def _run(self) -> None:
+        pool = _pool(self._base, self._timeout)
+        while not self._stopping.is_set():
+            try:
+                due, count, action, request = self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            now = time.monotonic()
+            wait = max(due - now, self._budget.wait_s(now, request.weight))
+            if wait > 0:
+                self._queue.put((due, count, action, request))
+                self._stopping.wait(min(wait, 0.05))
+                continue
+            self._deliver(self._ask(pool, action, request))
+
+    def _ask(self, pool: Any, action: Action | None, request: Request) -> Answer:
+        self._budget.spend(time.monotonic(), request.weight)
+        ts_sent = time.time_ns()
+        try:
+            response = pool.request("GET", self._base + request.path, headers=request.headers, retries=False)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            self._budget.heed(time.monotonic(), response.status, headers)
+            kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+            return Answer(action, request, response.status, response.data, kept, ts_sent, None)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return Answer(action, request, 0, b"", {}, ts_sent, f"{type(error).__name__}: {error}")
+
+
+def _pool(base_url: str, timeout: urllib3.Timeout) -> Any:
+    """A pool of kept-alive connections, through the proxy that the environment names, if it does."""
+    from urllib.request import getproxies, proxy_bypass
+
+    scheme, _, rest = base_url.partition("://")
+    proxy = getproxies().get(scheme)
+    if proxy and not proxy_bypass(rest.partition("/")[0].partition(":")[0]):
+        return urllib3.ProxyManager(proxy, timeout=timeout)
+    return urllib3.PoolManager(timeout=timeout)

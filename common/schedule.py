@@ -1,0 +1,67 @@
+"""When checkpoints and heartbeats are due, spread out over the symbols. Told the time."""
+
+from collections.abc import Iterator
+
+
+class Heartbeats:
+    """Each symbol once in an interval, evenly spread over it."""
+
+    def __init__(self, symbols: list[str], interval_s: float, now: float) -> None:
+        self._symbols, self._interval_s = symbols, interval_s
+        self._count = 0
+        self._began = now
+
+    def due(self, now: float) -> Iterator[str | None]:
+        """The symbols whose heartbeat is due; None stands for the exchange's own."""
+        slots = len(self._symbols) + 1
+        until = int((now - self._began) / self._interval_s * slots)
+        for slot in range(max(self._count, until - slots), until):
+            index = slot % slots
+            yield self._symbols[index - 1] if index else None
+        self._count = max(self._count, until)
+
+
+class Checkpoints:
+    """Each symbol once in `interval_s` of wall time, soon after its multiple, spread over `spread_s`."""
+
+    def __init__(self, symbols: list[str], interval_s: int, now: float) -> None:
+        self._interval_s = interval_s
+        spread = min(60.0, interval_s / 2)
+        self._offsets: list[tuple[str | None, float]] = [
+            (symbol, spread * index / (len(symbols) + 1)) for index, symbol in enumerate([None, *symbols])
+        ]
+        self._done: dict[str | None, int] = {symbol: self._period(now, offset) for symbol, offset in self._offsets}
+
+    def due(self, now: float) -> list[str | None]:
+        """The symbols that are due; None stands for the records of no symbol."""
+        found = []
+        for symbol, offset in self._offsets:
+            period = self._period(now, offset)
+            if period != self._done[symbol]:
+                self._done[symbol] = period
+                found.append(symbol)
+        return found
+
+    def _period(self, now: float, offset: float) -> int:
+        return int((now - offset) // self._interval_s)
+
+
+class Silence:
+    """Which topics brought nothing for too long. Asks again after a doubled wait, up to an hour."""
+
+    def __init__(self, limit_s: float, now: float) -> None:
+        self._limit_s = limit_s
+        self._seen: dict[tuple[str, str], tuple[int, float, float]] = {}  # last seq, since when, the wait
+        self._began = now
+
+    def check(self, now: float, topic: tuple[str, str], last: int) -> bool:
+        """Whether a topic (channel, symbol), whose last event is number `last`, has just been silent for too long."""
+        seen = self._seen.get(topic)
+        if seen is None or seen[0] != last:
+            self._seen[topic] = (last, now, self._limit_s)
+            return False
+        _, since, wait = seen
+        if now < since + wait:
+            return False
+        self._seen[topic] = (last, now, min(wait * 2, 3600.0))
+        return True

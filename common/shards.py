@@ -1,0 +1,126 @@
+"""Which streams go over which connection, when it connects, and when it is replaced. Told the time; opens nothing.
+
+    waiting ──due──▶ connecting ──▶ live ──lost──▶ waiting (capped, jittered back-off)
+                                     │ 24 h near, or the server says that it shuts down
+                                     └──▶ connecting a fresh one ──overlap──▶ switch ──▶ live
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+BACKOFF_FIRST_S = 0.1
+WINDOW_S = 300.0
+
+
+@dataclass
+class Link:
+    """One connection's dealings with the exchange: what is still to be subscribed, asked, and agreed."""
+
+    conn: int
+    opened_at: float
+    to_subscribe: deque[list[str]]
+    next_send_at: float = 0.0
+    asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
+    last_heard_at: float = 0.0
+    subscribed_at: float | None = None  # when everything had been agreed
+    shuts_down: bool = False
+
+
+@dataclass
+class Shard:
+    """The streams of one connection, and the connections that carry them: `live`, and `fresh` while it takes over."""
+
+    streams: dict[str, tuple[str, str]]
+    live: Link | None = None
+    fresh: Link | None = None
+    connecting: bool = False
+    retry_at: float = 0.0
+    attempts: int = 0
+    replace_at: float = 0.0
+
+
+class ShardPolicy:
+    """The decisions about shards. `rng` is given, so that a test can seed it."""
+
+    def __init__(
+        self, connects_per_window: int, reconnect_after_s: float, overlap_s: float, backoff_max_s: float, rng: random.Random
+    ) -> None:
+        self._connects_max = connects_per_window
+        self._reconnect_after_s, self._overlap_s, self._backoff_max_s = reconnect_after_s, overlap_s, backoff_max_s
+        self._rng = rng
+        self._connects: deque[float] = deque()
+
+    def may_connect(self, now: float, shard: Shard) -> bool:
+        """Whether a connection is due, and the exchange's limit of attempts lets it be made."""
+        if shard.connecting:
+            return False
+        if shard.live is None:
+            due = now >= shard.retry_at
+        else:
+            leaving = shard.live.shuts_down or now >= shard.replace_at
+            due = leaving and shard.fresh is None and now >= shard.retry_at
+        while self._connects and self._connects[0] <= now - WINDOW_S:
+            self._connects.popleft()
+        return due and len(self._connects) < self._connects_max
+
+    def connecting(self, now: float, shard: Shard) -> None:
+        shard.connecting = True
+        self._connects.append(now)
+
+    def connected(self, now: float, shard: Shard, link: Link) -> None:
+        shard.connecting, shard.attempts = False, 0
+        if shard.live is None:
+            self._goes_live(now, shard, link)
+        else:
+            shard.fresh = link
+
+    def failed(self, now: float, shard: Shard) -> None:
+        """An attempt, or the connection, came to nothing: wait, longer each time, never in step with others."""
+        shard.connecting = False
+        wait = min(self._backoff_max_s, BACKOFF_FIRST_S * 2**shard.attempts)
+        shard.retry_at = now + wait * self._rng.uniform(0.5, 1.0)
+        shard.attempts = min(shard.attempts + 1, 30)
+
+    def lost(self, now: float, shard: Shard, link: Link) -> None:
+        """A connection ended. A fresh one that was taking over is the live one from now on."""
+        if link is shard.fresh:
+            shard.fresh = None
+        elif link is shard.live:
+            shard.live, shard.fresh = shard.fresh, None
+            if shard.live is not None:
+                self._goes_live(now, shard, shard.live)
+                return
+        if now - link.opened_at > self._backoff_max_s:
+            shard.attempts = 0
+        self.failed(now, shard)
+
+    def is_ready(self, now: float, shard: Shard) -> bool:
+        """Whether the fresh connection has delivered beside the live one for long enough to take over."""
+        fresh = shard.fresh
+        return fresh is not None and fresh.subscribed_at is not None and now >= fresh.subscribed_at + self._overlap_s
+
+    def switched(self, now: float, shard: Shard) -> Link | None:
+        """The fresh connection is the live one; returns the old, to be closed."""
+        old, shard.live, shard.fresh = shard.live, shard.fresh, None
+        if shard.live is not None:
+            self._goes_live(now, shard, shard.live)
+        return old
+
+    def _goes_live(self, now: float, shard: Shard, link: Link) -> None:
+        shard.live = link
+        shard.replace_at = link.opened_at + self._reconnect_after_s * self._rng.uniform(0.95, 1.0)
+
+
+def shard(streams: list[dict[str, tuple[str, str]]], limit: int) -> list[Shard]:
+    """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limit allows."""
+    shards: list[Shard] = []
+    for of_symbol in streams:
+        if not shards or len(shards[-1].streams) + len(of_symbol) > limit:
+            shards.append(Shard({}))
+        shards[-1].streams.update(of_symbol)
+    return shards
+
+
+def batches(names: list[str], size: int) -> deque[list[str]]:
+    return deque(names[start : start + size] for start in range(0, len(names), size))

@@ -1,0 +1,166 @@
+"""The storage directory: names, `archived.json`, manifests. Who writes the record files is `archive`.
+
+    STORAGE/binance/BTCUSDT/2024-08/BTCUSDT-2024-08-08-23-1723161253937.bz2    sealed records
+                                    BTCUSDT-2024-08-09-00-1723161600001.open   the hour being written
+                                    manifest.jsonl                             one line for each sealed file
+                    _/2024-08/…                                                records of no single symbol
+                    archived.json                                              how far all files are complete
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import orjson
+
+from .disk import Disk, free_name, replace
+
+NO_SYMBOL = "_"
+ARCHIVED = "archived.json"
+MANIFEST = "manifest.jsonl"
+OPEN = ".open"
+SEALED = {"bz2": ".bz2", "zstd": ".zst"}
+
+_MONTH = re.compile(r"\d{4}-\d{2}")
+
+
+def encode_symbol(symbol: str) -> str:
+    """A symbol as it stands in topics and paths: all but `A-Za-z0-9.-_` percent-encoded, never `.`, `..` or `_`."""
+    if symbol.strip(".") == "" or symbol == NO_SYMBOL:
+        return "".join(f"%{byte:02X}" for byte in symbol.encode())
+    return quote(symbol, safe="").replace("~", "%7E")
+
+
+def decode_symbol(name: str) -> str:
+    return unquote(name)
+
+
+def file_stem(symbol_dir: str, ts_recv: int) -> tuple[str, str]:
+    """The month's directory and the stem of the file that begins with a record received at `ts_recv` (ns)."""
+    time = datetime.fromtimestamp(ts_recv // 1_000_000_000, UTC)
+    return f"{time:%Y-%m}", f"{symbol_dir}-{time:%Y-%m-%d-%H}-{ts_recv // 1_000_000}"
+
+
+@dataclass(frozen=True)
+class Archived:
+    """`archived.json`: the number up to which all files of the exchange are complete, and synced."""
+
+    complete: int = 0
+    fsynced: int = 0
+    boot_id: str = ""
+    processes: dict[str, Any] = field(default_factory=dict)
+    known: bool = False  # whether a file was there
+
+    def trusted(self, boot_id: str) -> int:
+        """How far the files are complete for who reads on this boot: a power loss may have taken what was not synced."""
+        return self.complete if boot_id and boot_id == self.boot_id else self.fsynced
+
+    @property
+    def highest(self) -> int:
+        """The highest number that it knows to have been used."""
+        return max(self.complete, self.fsynced)
+
+
+def read_archived(disk: Disk, directory: Path) -> Archived:
+    """What `archived.json` says; nothing known where it is missing or damaged (the files themselves then speak)."""
+    try:
+        data = orjson.loads(disk.read(directory / ARCHIVED))
+        return Archived(int(data["complete"]), int(data["fsynced"]), str(data["boot_id"]), data.get("processes", {}), True)
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return Archived()
+
+
+def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: bool) -> None:
+    data = {
+        "complete": archived.complete,
+        "fsynced": archived.fsynced,
+        "boot_id": archived.boot_id,
+        "processes": archived.processes,
+    }
+    replace(disk, directory / ARCHIVED, orjson.dumps(data), durable=durable)
+
+
+def symbol_dirs(disk: Disk, directory: Path) -> list[Path]:
+    """The directories of an exchange's symbols, `_` among them."""
+    return [
+        path
+        for name in disk.names(directory)
+        if not name.startswith(".") and disk.is_dir(path := directory / name)
+    ]
+
+
+def month_dirs(disk: Disk, symbol_dir: Path) -> list[Path]:
+    return [symbol_dir / name for name in disk.names(symbol_dir) if _MONTH.fullmatch(name)]
+
+
+def open_files(disk: Disk, directory: Path) -> list[Path]:
+    """All `.open` files of an exchange."""
+    return [
+        month / name
+        for symbol in symbol_dirs(disk, directory)
+        for month in month_dirs(disk, symbol)
+        for name in disk.names(month)
+        if name.endswith(OPEN)
+    ]
+
+
+def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
+    """The lines of a month's manifest, oldest first; a torn last line (killed while writing) is not there."""
+    try:
+        data = disk.read(month / MANIFEST)
+    except FileNotFoundError:
+        return []
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+    return [orjson.loads(line) for line in lines if line]
+
+
+def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
+    """The newest manifest line of each sealed file, by its stem."""
+    return {line["name"]: line for line in read_manifest(disk, month) if "name" in line}
+
+
+def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
+    """Commit one manifest line, synced. A torn last line of a killed writer is set aside first.
+
+    The caller holds the exchange directory's lock.
+    """
+    disk.make_dir(month)
+    path = month / MANIFEST
+    if disk.exists(path):
+        data = disk.read(path)
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            disk.write(free_name(disk, path.with_name(f"{MANIFEST}.{end}.damaged")), data[end:])
+            disk.truncate(path, end)
+    file = disk.open(path)
+    try:
+        encoded = orjson.dumps(line) + b"\n"
+        before = disk.size(path)
+        written = file.write(encoded)
+        if written < len(encoded):
+            file.truncate(before)
+            raise OSError(28, f"no room for a line in {path}")
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_dir(month)
+
+
+def append_hole(disk: Disk, directory: Path, first: int, last: int, reason: str, ts_recv: int) -> None:
+    """Name a range of numbers that the archive will never hold (rule 5), in the manifest of `_`."""
+    month, _ = file_stem(NO_SYMBOL, ts_recv)
+    line = {"hole": [first, last], "reason": reason, "ts_recv": ts_recv}
+    append_manifest(disk, directory / NO_SYMBOL / month, line)
+
+
+def holes(disk: Disk, directory: Path) -> list[tuple[int, int]]:
+    """All ranges that the manifests name as lost, sorted."""
+    return sorted(
+        (line["hole"][0], line["hole"][1])
+        for month in month_dirs(disk, directory / NO_SYMBOL)
+        for line in read_manifest(disk, month)
+        if "hole" in line
+    )

@@ -1,0 +1,98 @@
+"""What `normalise` remembers of one topic (a channel of a symbol) from record to record."""
+
+from collections import deque
+from typing import Any
+
+from .events import Update, topic
+
+OVERLAP_MAX = 10_000
+"""Frames of the other connection that are kept while two feed a topic."""
+
+
+class Missing:
+    """Ids that were missed and can be fetched: from `next` to `last`, under the gap's id."""
+
+    __slots__ = ("gap", "last", "next", "reason", "ts_from")
+
+    def __init__(self, gap: int, next_id: int, last: int, reason: str, ts_from: int | None) -> None:
+        self.gap, self.next, self.last, self.reason, self.ts_from = gap, next_id, last, reason, ts_from
+
+
+class Gap:
+    """An open gap of a topic: its id is the `seq` that opened it."""
+
+    __slots__ = ("id", "reason", "ts_from")
+
+    def __init__(self, gap_id: int, reason: str, ts_from: int | None) -> None:
+        self.id, self.reason, self.ts_from = gap_id, reason, ts_from
+
+
+class Topic:
+    """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
+
+    __slots__ = (
+        "channel", "conn", "gap", "held", "id", "lags", "last", "missing", "other", "overlaps", "part", "prefix", "seam", "ts",
+    )  # fmt: skip
+
+    def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
+        self.channel = channel
+        self.prefix = topic(exchange, channel, symbol)
+        self.last = start
+        self.part = 0
+        self.ts: int | None = None  # ts_recv of the last event
+        self.id: int | None = None  # the exchange's id that the topic has reached
+        self.conn: int | None = None  # the connection that is followed; None: the next one that delivers
+        self.seam = True  # nothing newer than `id` came yet from the connection that is followed
+        self.lags = False  # it was gone over to while two delivered: what it brings up to `id` was there already
+        self.gap: Gap | None = None
+        self.missing: list[Missing] = []
+        self.other: int | None = None  # a second connection that delivers the same, not followed
+        self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
+        self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
+
+    def take_other(self, conn: int, update: Update) -> None:
+        """Keep what a connection that is not followed delivers, should it have to be followed."""
+        if conn != self.other:
+            self.other, self.overlaps = conn, False
+            self.held.clear()
+        if self.id is not None and update.last <= self.id:
+            self.overlaps = True
+            return
+        self.held.append(update)
+
+    def reached(self, last: int) -> None:
+        """The followed connection has come to an id: what the other holds up to there is known."""
+        self.id = last
+        self.seam = False
+        while self.held and self.held[0].last <= last:
+            self.held.popleft()
+            self.overlaps = True
+
+    def drop_other(self) -> None:
+        self.other, self.overlaps = None, False
+        self.held.clear()
+
+    def state(self) -> dict[str, Any]:
+        gap = self.gap
+        return {
+            "last": self.last,
+            "part": self.part,
+            "ts": self.ts,
+            "id": self.id,
+            "conn": self.conn,
+            "seam": self.seam,
+            "lags": self.lags,
+            "gap": None if gap is None else [gap.id, gap.reason, gap.ts_from],
+            "missing": [[miss.gap, miss.next, miss.last, miss.reason, miss.ts_from] for miss in self.missing],
+            "other": self.other,
+            "held": [list(update) for update in self.held],
+            "overlaps": self.overlaps,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.last, self.part, self.ts, self.id = state["last"], state["part"], state["ts"], state["id"]
+        self.conn, self.seam, self.lags, self.other = state["conn"], state["seam"], state["lags"], state["other"]
+        self.overlaps = state["overlaps"]
+        self.gap = None if state["gap"] is None else Gap(*state["gap"])
+        self.missing = [Missing(*miss) for miss in state["missing"]]
+        self.held.extend(Update(*update) for update in state["held"])
