@@ -11,7 +11,7 @@ CODECS = {"bz2": 9, "zstd": 22}
 """What archives can be compressed with, and the highest level of each."""
 
 SOCKET_PATH_BYTES = 100
-"""The system allows 107 for a socket's path; supervisord and ZeroMQ want a few for themselves."""
+"""The longest path of a socket: Linux allows 107, macOS 103."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,13 @@ class Config:
         return configured or f"ipc://{socket_path(self.journal_dir(exchange), 'records.ipc')}"
 
 
-def socket_path(directory: Path, name: str) -> Path:
-    """Where a socket file of this directory lies: in it, or, where that path is too long, in the temporary one."""
+def socket_path(directory: Path, name: str, spare_bytes: int = 0) -> Path:
+    """Where a socket file of this directory lies: in it, or, where that path is too long, in the temporary one.
+
+    `spare_bytes` are what the program that binds it appends for a while.
+    """
     directory = directory.absolute()
-    if len(os.fsencode(directory / name)) <= SOCKET_PATH_BYTES:
+    if len(os.fsencode(directory / name)) + spare_bytes <= SOCKET_PATH_BYTES:
         return directory / name
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"trade-archivist-{digest}{Path(name).suffix}"

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = settings.from_arguments(args, args.exchanges)
         run = config.archive.storage.absolute() / ".run"
-        control = socket_path(run, "supervisor.sock")
+        control = socket_path(run, "supervisor.sock", len(".4194304"))  # it is bound as NAME.PID first
         check_not_running(control, run)
         check_ports(config)
         conf = write_conf(run, control, programs(config, args))
@@ -157,13 +157,14 @@ def write_conf(run: Path, control: Path, found: Sequence[Program]) -> Path:
     }
     text = HEAD.format(**values)
     terminal = _reopens_stdout()
+    logs = _value(_value(str(run)))  # supervisord expands the name of a log file twice
     for place, program in enumerate(found):
         text += PROGRAM.format(
             name=program.name,
             command=_value(shlex.join([sys.executable, "-m", program.module, *program.arguments])),
             priority=place + 1,
             stop_wait_s=STOP_WAIT_S,
-            output="/dev/fd/1" if terminal else f"{_value(str(run))}/{program.name}.log",
+            output="/dev/fd/1" if terminal else f"{logs}/{program.name}.log",
             output_bytes="0" if terminal else "10MB",
         )
     path = run / "supervisord.conf"
