@@ -15,6 +15,7 @@ import gzip
 import heapq
 import io
 import urllib.parse
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -50,7 +51,7 @@ def _read_recording(path: Path, stream_of: StreamOf) -> Iterator[Message]:
     ahead: list[bytes] = []  # snapshots before the first stream told the file's symbol
     names: dict[str, str] = {}
     with gzip.open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(path, file), 1):
             payload = line[20:].rstrip(b"\r\n")
             if line[19:20] != b" " or not line[:19].isdigit():
                 raise ValueError(f"{path} line {number}: no 19-digit time and payload: {line[:40]!r}")
@@ -65,6 +66,13 @@ def _read_recording(path: Path, stream_of: StreamOf) -> Iterator[Message]:
                 ahead.append(line)
                 continue
             yield Message(int(line[:19]), symbol, stream, payload)
+
+
+def _lines(path: Path, file: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def symbol_of(stream: str) -> str:

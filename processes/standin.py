@@ -28,9 +28,9 @@ from common import standin_options
 from common.exchanges import binance_standin as dialect
 from common.exchanges import binance_standin_rest as rest
 from common.exchanges.binance_standin_market import Generator
-from common.faults import TEXT, FaultError, Faults, garbled, number
+from common.faults import TEXT, FaultError, Faults, check, garbled, number
 from common.link import POLICY_VIOLATION, Link, SentFile
-from common.process import LockedError, Parent, run_service
+from common.process import ConfigError, LockedError, Parent, run_service
 from common.recording import Message, outline, read_archive, read_recordings
 from common.standin_options import Options
 from common.timeline import POLL_S, Timeline
@@ -65,6 +65,7 @@ class Standin:
         self._passed = 0
         self._requests: dict[str, int] = {}
         self._weights = rest.Weights(options.weight_limit)
+        self._lossless = not options.synthetic and not options.speed
         self._timeline = Timeline(self._source, options.speed, options.loop)
         self._generator: Generator | None = None
         self._playing: asyncio.Task[None] | None = None
@@ -72,8 +73,11 @@ class Standin:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._stopped = False
-        for query in options.faults:
-            self._fault(rest.split(f"?{query}")[1])
+        try:
+            for query in options.faults:
+                self._fault(rest.split(f"?{query}")[1])
+        except FaultError as error:
+            raise ConfigError(f"--fault: {error}") from None
 
     def run(self) -> None:
         logging.getLogger("websockets").setLevel(logging.WARNING)
@@ -137,7 +141,12 @@ class Standin:
             self._generator = Generator(self.options.symbols, self.options.seed, self.options.rate, now_us)
             self._outline = self._generator.outline
         else:
-            self._outline = outline(itertools.islice(self._source(), HEAD_MESSAGES))
+            try:
+                self._outline = outline(itertools.islice(self._source(), HEAD_MESSAGES))
+            except ValueError as error:
+                raise ConfigError(f"the source cannot be read: {error}") from None
+            if not self._outline.streams:
+                raise ConfigError("the source holds no messages (of these symbols)")
         self._market = rest.Market(self._outline.symbols, self._outline.snapshots)
         if self._generator is not None:
             self._market.add(self._generator.begin(now_us))
@@ -182,14 +191,15 @@ class Standin:
 
     async def _deliver(self, messages: Sequence[Message]) -> None:
         """Send messages to those who want them; at full speed wait until all readers have room."""
-        lossless = not self._generator and not self.options.speed
         while messages:
+            while self.faults.paused:
+                await asyncio.sleep(POLL_S)
             room = min((after - self._passed for after, _ in self._armed), default=len(messages))
             part, messages = messages[:room], messages[room:]
             self._market.add(part)
             self._send(self.faults.passing([message for message in part if message.stream]))
             self._passed += len(part)
-            for link, _ in list(self.links.values()) if lossless else ():
+            for link, _ in list(self.links.values()) if self._lossless else ():
                 with contextlib.suppress(OSError):
                     await link.drain()
             self._fire()
@@ -197,7 +207,7 @@ class Standin:
     def _send(self, messages: Sequence[Message]) -> None:
         for link, session in list(self.links.values()):
             link.write(TEXT, dialect.forms(session, messages), stream=True)
-            if self.options.speed and link.transport.get_write_buffer_size() > self.options.buffer_bytes:
+            if not self._lossless and link.is_behind:
                 log.warning("%s connection %d reads too slowly: cut", self.options.exchange, link.number)
                 link.transport.abort()
 
@@ -205,8 +215,9 @@ class Standin:
 
     def _fault(self, params: Mapping[str, str]) -> None:
         """Make a fault happen, or arm it. Raises FaultError."""
+        check(params)
         after = number(params, "after", 0)
-        if after:
+        if after > 0:
             self._armed.append((self._passed + after, {**params, "after": "0"}))
             return
         do = params.get("do", "")
@@ -220,6 +231,7 @@ class Standin:
         elif do == "garble":
             opcode, payload = garbled(params)
             for link, _ in targets:
+                link.room_bytes += len(payload)
                 link.write(opcode, [payload])
         elif do == "shutdown":
             stream, data = dialect.shutdown_event(time.time_ns() // 1_000_000)
@@ -254,12 +266,11 @@ class Standin:
             if status < 0:
                 connection.cut(reset=True)
             return _response(rest.Answer(max(status, 400), b""))
-        connection.join(self._attempts, dialect.MESSAGES_PER_S, self._sent)
+        connection.join(self._attempts, dialect.MESSAGES_PER_S, self.options.buffer_bytes, self._sent)
         return None
 
     def _fault_answer(self, params: Mapping[str, str]) -> rest.Answer:
         try:
-            number(params, "code", 0)  # numbers are checked before anything happens
             self._fault(params)
         except FaultError as error:
             return rest.error(400, -1, str(error))
@@ -295,11 +306,11 @@ class Standin:
                 if self.faults.slow_s:
                     await asyncio.sleep(self.faults.slow_s)
                 if connection.flooded:
-                    break
+                    continue  # it is being closed
                 connection.write(TEXT, [session.answer(text)])
                 self._start_if_wanted()
         except dialect.TooManyStreamsError:
-            connection.end(POLICY_VIOLATION, "Too many streams")
+            await connection.close(POLICY_VIOLATION, "Too many streams")
         except ConnectionClosed:
             pass
         finally:

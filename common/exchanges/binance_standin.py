@@ -57,7 +57,7 @@ class Path(NamedTuple):
 def parse_path(target: str) -> Path | None:
     """Take `/ws/a/b` or `/stream?streams=a/b` apart, `timeUnit` included; None for any other address."""
     path, _, query = target.partition("?")
-    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    options = dict(urllib.parse.parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))  # kline_1d@+08:00
     micro = options.get("timeUnit", "").lower() == "microsecond"
     parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")]
     if parts[0] == "ws":
