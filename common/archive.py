@@ -237,7 +237,9 @@ class ArchiveWriter:
             self._write_archived(durable=True)
             self._cut_files(keep)
         if lost:
-            append_hole(self._disk, self._directory, keep + 1, first - 1, "dropped" if last is None else "lost", self._last_ts)
+            append_hole(
+                self._disk, self._directory, keep + 1, first - 1, "dropped" if last is None else "lost", self._last_ts
+            )
             self._report(f"{self._directory.name} records {keep + 1} to {first - 1} are lost: named in the manifest")
         self.position = first - 1
         self._fsynced = min(self._fsynced, keep)

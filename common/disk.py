@@ -5,8 +5,9 @@ them and loses what was not synced.
 """
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -80,6 +81,16 @@ class Disk:
 
     def sync_dir(self, directory: Path) -> None:
         self.sync_file(directory)
+
+    @contextlib.contextmanager
+    def locked(self, directory: Path) -> Iterator[None]:
+        """Keep other processes that lock this directory waiting."""
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)

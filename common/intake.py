@@ -11,6 +11,9 @@ from .archive import ArchiveWriter, ReusedNumberError
 from .journal import JournalReader
 from .record import decode, seq_of, whole_lines
 
+BUFFER_BYTES = 16 * 1024**2
+"""What is taken in memory before it is written, however fast it comes."""
+
 
 class Intake:
     def __init__(self, writer: ArchiveWriter, journal: JournalReader, report: Callable[[str], None]) -> None:
@@ -80,6 +83,8 @@ class Intake:
     def _take(self, lines: list[bytes]) -> None:
         if lines:
             self._writer.take(lines)
+            if self._writer.buffered > BUFFER_BYTES:
+                self._writer.flush()
             self._last = (seq_of(lines[-1]), crc32(lines[-1]))
 
     def _check_reuse(self, lines: list[bytes]) -> None:

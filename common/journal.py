@@ -139,6 +139,9 @@ class Journal:
 
         return sync
 
+    def can_trim(self, fsynced: int) -> bool:
+        return len(self._segments) > 1 and self._segments[0].last <= fsynced
+
     def trim(self, fsynced: int) -> None:
         """Drop whole segments that the archive holds synced; the one being written stays."""
         while len(self._segments) > 1 and self._segments[0].last <= fsynced:
@@ -210,7 +213,9 @@ class Journal:
             self._disk.rename(path, free_name(self._disk, path.with_name(META + ".damaged")))
             return {}
         if owner != self._exchange:
-            raise JournalError(f"{path} is the journal of {owner}, not of {self._exchange}: give each its own directory")
+            raise JournalError(
+                f"{path} is the journal of {owner}, not of {self._exchange}: give each its own directory"
+            )
         return meta
 
     def _recover(self) -> tuple[bool, bool]:
@@ -230,7 +235,9 @@ class Journal:
                 torn, damaged = torn or is_tail, damaged or not is_tail
                 if damaged:
                     self._distrust()
-                set_aside(self._disk, path, segment.size if segment else 0, self._report, "torn" if is_tail else "damaged")
+                set_aside(
+                    self._disk, path, segment.size if segment else 0, self._report, "torn" if is_tail else "damaged"
+                )
             if segment is not None and segment.size:
                 self._segments.append(segment)
             else:

@@ -92,7 +92,7 @@ class Link(ServerConnection):
 
     @property
     def is_open(self) -> bool:
-        return self.state is State.OPEN and not self.transport.is_closing()
+        return self.state is State.OPEN and self._ending is None and not self.transport.is_closing()
 
     def write(self, opcode: int, payloads: Sequence[bytes], *, stream: bool = False) -> None:
         """Send data frames without waiting. `stream`: they are the market's, not answers or faults."""

@@ -39,9 +39,7 @@ def is_record(line: bytes) -> bool:
     return True
 
 
-def mend(
-    disk: Disk, path: Path, position: int, journal_front: int | None, report: Callable[[str], None]
-) -> Mended:
+def mend(disk: Disk, path: Path, position: int, journal_front: int | None, report: Callable[[str], None]) -> Mended:
     """Repair one `.open` file of an archive whose records up to `position` count as complete."""
     data = disk.read(path)
     if looks_whole(data):
@@ -61,7 +59,9 @@ def mend(
     disk.sync_file(aside)
     disk.rename(temporary, path)
     disk.sync_dir(path.parent)
-    report(f"{path} damaged at offset {end}: {len(good)} whole records kept, the file as it was set aside as {aside.name}")
+    report(
+        f"{path} damaged at offset {end}: {len(good)} whole records kept, the file as it was set aside as {aside.name}"
+    )
     return Mended(position, holes)
 
 

@@ -356,9 +356,7 @@ class Normaliser:
     def _emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
         self._out.append((topic, self._event(topic, state.name, ts_event, fields)))
 
-    def _open_gap(
-        self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None
-    ) -> None:
+    def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> None:
         topic.gap = Gap(self._seq, reason, topic.ts)
         self._emit_gap(state, topic, topic.gap, "open", ids)
 

@@ -47,7 +47,9 @@ def run_service(name: str, make: Callable[[], Service]) -> int:
     log = logging.getLogger(name)
     try:
         service = make()
-        previous = {number: signal.signal(number, lambda *_: service.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, lambda *_: service.stop()) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             service.run()
         finally:

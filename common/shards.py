@@ -1,8 +1,8 @@
 """Which streams go over which connection, when it connects, and when it is replaced. Told the time; opens nothing.
 
-    waiting ──due──▶ connecting ──▶ live ──lost──▶ waiting (capped, jittered back-off)
-                                     │ 24 h near, or the server says that it shuts down
-                                     └──▶ connecting a fresh one ──overlap──▶ switch ──▶ live
+waiting ──due──▶ connecting ──▶ live ──lost──▶ waiting (capped, jittered back-off)
+                                 │ 24 h near, or the server says that it shuts down
+                                 └──▶ connecting a fresh one ──overlap──▶ switch ──▶ live
 """
 
 import random
@@ -44,7 +44,12 @@ class ShardPolicy:
     """The decisions about shards. `rng` is given, so that a test can seed it."""
 
     def __init__(
-        self, connects_per_window: int, reconnect_after_s: float, overlap_s: float, backoff_max_s: float, rng: random.Random
+        self,
+        connects_per_window: int,
+        reconnect_after_s: float,
+        overlap_s: float,
+        backoff_max_s: float,
+        rng: random.Random,
     ) -> None:
         self._connects_max = connects_per_window
         self._reconnect_after_s, self._overlap_s, self._backoff_max_s = reconnect_after_s, overlap_s, backoff_max_s

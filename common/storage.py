@@ -1,10 +1,10 @@
 """The storage directory: names, `archived.json`, manifests. Who writes the record files is `archive`.
 
-    STORAGE/binance/BTCUSDT/2024-08/BTCUSDT-2024-08-08-23-1723161253937.bz2    sealed records
-                                    BTCUSDT-2024-08-09-00-1723161600001.open   the hour being written
-                                    manifest.jsonl                             one line for each sealed file
-                    _/2024-08/…                                                records of no single symbol
-                    archived.json                                              how far all files are complete
+STORAGE/binance/BTCUSDT/2024-08/BTCUSDT-2024-08-08-23-1723161253937.bz2    sealed records
+                                BTCUSDT-2024-08-09-00-1723161600001.open   the hour being written
+                                manifest.jsonl                             one line for each sealed file
+                _/2024-08/…                                                records of no single symbol
+                archived.json                                              how far all files are complete
 """
 
 import re
@@ -68,7 +68,9 @@ def read_archived(disk: Disk, directory: Path) -> Archived:
     """What `archived.json` says; nothing known where it is missing or damaged (the files themselves then speak)."""
     try:
         data = orjson.loads(disk.read(directory / ARCHIVED))
-        return Archived(int(data["complete"]), int(data["fsynced"]), str(data["boot_id"]), data.get("processes", {}), True)
+        return Archived(
+            int(data["complete"]), int(data["fsynced"]), str(data["boot_id"]), data.get("processes", {}), True
+        )
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return Archived()
 
@@ -86,9 +88,7 @@ def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: 
 def symbol_dirs(disk: Disk, directory: Path) -> list[Path]:
     """The directories of an exchange's symbols, `_` among them."""
     return [
-        path
-        for name in disk.names(directory)
-        if not name.startswith(".") and disk.is_dir(path := directory / name)
+        path for name in disk.names(directory) if not name.startswith(".") and disk.is_dir(path := directory / name)
     ]
 
 
@@ -123,11 +123,13 @@ def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
 
 
 def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
-    """Commit one manifest line, synced. A torn last line of a killed writer is set aside first.
-
-    The caller holds the exchange directory's lock.
-    """
+    """Commit one manifest line, synced. A torn last line of a killed writer is set aside first."""
     disk.make_dir(month)
+    with disk.locked(month):
+        _append_line(disk, month, orjson.dumps(line) + b"\n")
+
+
+def _append_line(disk: Disk, month: Path, encoded: bytes) -> None:
     path = month / MANIFEST
     if disk.exists(path):
         data = disk.read(path)
@@ -137,7 +139,6 @@ def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
             disk.truncate(path, end)
     file = disk.open(path)
     try:
-        encoded = orjson.dumps(line) + b"\n"
         before = disk.size(path)
         written = file.write(encoded)
         if written < len(encoded):

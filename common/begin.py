@@ -1,0 +1,89 @@
+"""How a run of the feed begins: the `start` record, and what the run before could not write any more (rule 2)."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from . import __version__
+from .adapter import Adapter, version
+from .disk import Disk
+from .journal import SUFFIX, Opened
+from .record import FORMAT, RecordError, decode
+from .recorder import Recorder
+
+TAIL_BYTES = 128 * 1024**2
+"""How far back the last ids of the run before are looked for."""
+
+
+def owed(disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the run before was recording when it ended, and how far it had come: from the journal's tail.
+
+    `{"ts": ts_recv of its last frame, "topics": {symbol: {channel: last id, or null where none proves anything}}}`
+    """
+    subscriptions = facts.get("subscriptions")
+    if not subscriptions:
+        return {}
+    tail = _tail(disk, journal_dir)
+    topics = {
+        symbol: {
+            channel: _last_id(tail, adapter, channel, symbol) if channel in adapter.DENSE else None
+            for channel in subscriptions["channels"]
+        }
+        for symbol in subscriptions["symbols"]
+    }
+    last = _last_line(tail, b'"kind":"in"')
+    return {"ts": _ts_of(last), "topics": topics}
+
+
+def record_start(
+    recorder: Recorder, adapter: Adapter, ts: int, opened: Opened, subscriptions: dict[str, Any], debt: dict[str, Any]
+) -> int:
+    """Append `start`, and the `close` of each connection that the run before had open. Returns the start's number."""
+    head = {
+        "last": opened.last,
+        "format": FORMAT,
+        "recorder": f"trade-archivist/{__version__}",
+        "normaliser": version(adapter),
+    }
+    payload = orjson.dumps({"exchange": adapter.NAME, "subscriptions": subscriptions, "owed": debt})
+    run = recorder.record(ts, "start", head=head, payload=payload)
+    for conn, url in opened.facts.get("connections", {}).items():
+        recorder.record(ts, "close", conn=int(conn), head={"url": url, "code": None, "reason": "killed"})
+    return run
+
+
+def _tail(disk: Disk, journal_dir: Path) -> bytes:
+    parts: list[bytes] = []
+    for name in reversed([name for name in disk.names(journal_dir) if name.endswith(SUFFIX)]):
+        parts.insert(0, disk.read(journal_dir / name))
+        if sum(map(len, parts)) >= TAIL_BYTES:
+            break
+    return b"".join(parts)
+
+
+def _last_id(tail: bytes, adapter: Adapter, channel: str, symbol: str) -> int | None:
+    place = orjson.dumps({"channel": channel, "symbol": symbol})[1:-1]
+    line = _last_line(tail, b'"kind":"in",' + place + b',"data":')
+    if line is None:
+        return None
+    try:
+        update = adapter.parse(orjson.loads(decode(line).payload or b"null"))
+    except (RecordError, orjson.JSONDecodeError):
+        return None
+    return update.last if update is not None else None
+
+
+def _last_line(tail: bytes, mark: bytes) -> bytes | None:
+    """The last line that has a mark in it."""
+    found = tail.rfind(mark)
+    if found < 0:
+        return None
+    return tail[tail.rfind(b"\n", 0, found) + 1 : tail.find(b"\n", found) + 1]
+
+
+def _ts_of(line: bytes | None) -> int | None:
+    try:
+        return decode(line).ts_recv if line is not None else None
+    except RecordError:
+        return None

@@ -1,0 +1,277 @@
+"""The feed's connections: made in helper threads, read, subscribed and replaced in the feed's one thread."""
+
+import logging
+import queue
+import random
+import selectors
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+import websocket
+
+from .adapter import Adapter
+from .config import FeedConfig
+from .connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
+from .recorder import Recorder
+from .shards import Link, Shard, ShardPolicy, batches, shard
+
+log = logging.getLogger("feed")
+
+
+class Wires:
+    """Everything between the exchange's sockets and the recorder. Times are monotonic seconds."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        config: FeedConfig,
+        recorder: Recorder,
+        stamp: Callable[[], int],
+        wake: Callable[[], None],
+        remember: Callable[[int, dict[str, str]], None],
+        first_conn: int,
+    ) -> None:
+        self.selector = selectors.DefaultSelector()
+        self._adapter, self._config, self._recorder = adapter, config, recorder
+        self._stamp, self._wake, self._remember = stamp, wake, remember
+        streams = [
+            adapter.streams(symbol, list(config.channels), list(config.candle_intervals)) for symbol in config.symbols
+        ]
+        self._shards = shard(streams, adapter.STREAMS_PER_CONNECTION)
+        self._policy = ShardPolicy(
+            adapter.CONNECTS_PER_5_MIN,
+            config.reconnect_after_s,
+            config.overlap_s,
+            config.backoff_max_s,
+            random.Random(),
+        )
+        self._open: dict[int, tuple[Connection, Shard, Link]] = {}
+        self._more: set[int] = set()  # connections with bytes that their socket's readiness does not tell
+        self._next_conn, self._next_request = first_conn, 1
+        self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
+        self._now = 0.0
+        self.paused = False  # no new connections: there is no room for what they would bring
+
+    def url(self) -> str:
+        """The exchange's WebSocket, or another host in its place that keeps the path."""
+        return replaced(self._adapter.WS_URL, self._config.ws_url) + self._adapter.WS_PATH
+
+    # -- the feed's turn ---------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Connect, subscribe, replace and give up what is due."""
+        self._now = now
+        while not self._made.empty():
+            self._take_over(now, *self._made.get())
+        for shard in self._shards:
+            if not self.paused and self._policy.may_connect(now, shard):
+                self._policy.connecting(now, shard)
+                threading.Thread(target=self._connect, args=(shard,), name="connect", daemon=True).start()
+            if self._policy.is_ready(now, shard):
+                self._switch(now, shard)
+        for connection, shard, link in list(self._open.values()):
+            if now - link.last_heard_at > self._config.idle_timeout_s:
+                self._lost(connection, shard, link, ConnectionLostError("silent"))
+            elif link.to_subscribe and now >= link.next_send_at:
+                self._subscribe(now, connection, shard, link)
+
+    def read(self, now: float, ready: list[Connection]) -> None:
+        """Drain the connections that have something."""
+        self._now = now
+        numbers = {connection.number for connection in ready} | self._more
+        for number in sorted(numbers & self._open.keys()):
+            connection, shard, link = self._open[number]
+            link.last_heard_at = now
+            self._more.discard(number)
+            try:
+                if connection.drain(self._stamp, lambda drain, link=link: self._take(link, drain)):  # type: ignore[misc]
+                    self._more.add(number)
+            except ConnectionLostError as error:
+                self._lost(connection, shard, link, error)
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._more)
+
+    def resubscribe(self, stream: str) -> None:
+        """Ask again for a stream that is silent: leave it, and take it anew."""
+        for connection, shard, link in list(self._open.values()):
+            if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
+                try:
+                    self._send(connection, self._adapter.unsubscribe([stream], self._next_request))
+                    self._next_request += 1
+                    link.next_send_at = self._now + self._adapter.MESSAGE_INTERVAL_S
+                    link.to_subscribe.append([stream])
+                except ConnectionLostError as error:
+                    self._lost(connection, shard, link, error)
+
+    def close_all(self, reason: str) -> None:
+        for connection, shard, link in list(self._open.values()):
+            self._lost(connection, shard, link, ConnectionLostError(reason, 1000))
+
+    def status(self) -> dict[str, Any]:
+        return {"connections": {number: connection.url for number, (connection, _, _) in self._open.items()}}
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def _connect(self, shard: Shard) -> None:
+        """Runs in a helper thread."""
+        try:
+            made: tuple[Shard, websocket.WebSocket | None, str] = shard, self._make(), ""
+        except (OSError, websocket.WebSocketException, ValueError) as error:
+            made = shard, None, f"{type(error).__name__}: {error}"
+        self._made.put(made)
+        self._wake()
+
+    def _make(self) -> websocket.WebSocket:
+        return connect(self.url(), self._config.connect_timeout_s)
+
+    def _take_over(self, now: float, shard: Shard, ws: websocket.WebSocket | None, error: str) -> None:
+        if ws is None:
+            self._policy.failed(now, shard)
+            log.warning("%s connect failed: %s", self._adapter.NAME, error)
+            return
+        if self.paused:
+            if ws.sock is not None:
+                ws.sock.close()
+            self._policy.failed(now, shard)
+            return
+        number, self._next_conn = self._next_conn, self._next_conn + 1
+        connection = Connection(number, ws, self.url(), self._config.max_frame_bytes)
+        link = Link(number, now, batches(list(shard.streams), self._adapter.STREAMS_PER_SUBSCRIBE), last_heard_at=now)
+        self._open[number] = (connection, shard, link)
+        self._remember_open()
+        self._recorder.record(self._stamp(), "open", conn=number, head={"url": connection.url})
+        self.selector.register(connection, selectors.EVENT_READ, connection)
+        self._policy.connected(now, shard, link)
+        log.info("%s connection %d open: %s", self._adapter.NAME, number, connection.url)
+
+    def _lost(self, connection: Connection, shard: Shard, link: Link, error: ConnectionLostError) -> None:
+        self.selector.unregister(connection)
+        del self._open[connection.number]
+        self._more.discard(connection.number)
+        connection.close()
+        head = {"url": connection.url, "code": error.code, "reason": error.reason}
+        self._recorder.record(self._stamp(), "close", conn=connection.number, head=head)
+        self._remember_open()
+        self._policy.lost(self._now, shard, link)
+        log.info("%s connection %d closed: %s", self._adapter.NAME, connection.number, error.reason)
+
+    def _switch(self, now: float, shard: Shard) -> None:
+        """The fresh connection has delivered beside the live one: let it feed the topics, then close the old."""
+        assert shard.live is not None and shard.fresh is not None
+        head = {"from": shard.live.conn}
+        self._recorder.record(self._stamp(), "switch", conn=shard.fresh.conn, head=head)
+        old = self._policy.switched(now, shard)
+        if old is not None:
+            connection, _, link = self._open[old.conn]
+            self._lost_planned(connection, shard, link)
+
+    def _lost_planned(self, connection: Connection, shard: Shard, link: Link) -> None:
+        """Close a connection that nothing is followed on any more; its shard has its successor."""
+        retry_at, attempts = shard.retry_at, shard.attempts
+        self._lost(connection, shard, link, ConnectionLostError("planned", 1000))
+        shard.retry_at, shard.attempts = retry_at, attempts
+
+    def _remember_open(self) -> None:
+        self._remember(self._next_conn, {str(number): open_[0].url for number, open_ in self._open.items()})
+
+    # -- frames ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, now: float, connection: Connection, shard: Shard, link: Link) -> None:
+        names = link.to_subscribe.popleft()
+        try:
+            self._send(connection, self._adapter.subscribe(names, self._next_request))
+        except ConnectionLostError as error:
+            self._lost(connection, shard, link, error)
+            return
+        link.asked[self._next_request] = names
+        link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
+        self._next_request += 1
+
+    def _send(self, connection: Connection, payload: bytes) -> None:
+        connection.send(payload)
+        self._recorder.record(self._stamp(), "out", conn=connection.number, payload=payload)
+
+    def _take(self, link: Link, drain: Drain) -> None:
+        """What one read brought: runs of text frames as they are, others one by one, in order."""
+        run: list[bytes] = []
+        for frame in drain.frames:
+            if isinstance(frame, bytes):
+                run.append(frame)
+                continue
+            if frame.op is None:
+                run.append(frame.payload)
+                continue
+            self._record_run(link, drain.ts, run)
+            run = []
+            self._take_rare(link, drain.ts, frame)
+        self._record_run(link, drain.ts, run)
+
+    def _record_run(self, link: Link, ts: int, run: list[bytes]) -> None:
+        if run:
+            for message in self._recorder.frames(link.conn, ts, run):
+                self._take_message(link, message)
+
+    def _take_rare(self, link: Link, ts: int, frame: Frame) -> None:
+        self._recorder.binary(ts, link.conn, "in", str(frame.op), frame.payload)
+        connection = self._open[link.conn][0]
+        while connection.sent_pongs:
+            self._recorder.binary(ts, link.conn, "out", "pong", connection.sent_pongs.pop(0))
+        if frame.op == "close":
+            code, reason = close_code(frame.payload)
+            raise ConnectionLostError(reason or "closed by the exchange", code)
+        if frame.op == "binary":
+            self._note_unknown("binary frame")
+
+    def _take_message(self, link: Link, message: Any) -> None:
+        """A frame that is no market data: an answer, an announcement, or something that is not understood."""
+        reply = self._adapter.reply(message)
+        if reply is not None:
+            names = link.asked.pop(reply.id, None) if isinstance(reply.id, int) else None
+            if reply.error is not None:
+                self._refused(link, names or [], reply.error)
+            if not link.asked and not link.to_subscribe and link.subscribed_at is None:
+                link.subscribed_at = self._now
+        elif self._adapter.is_shutdown(message):
+            log.info("%s connection %d: the exchange will close it", self._adapter.NAME, link.conn)
+            link.shuts_down = True
+        else:
+            self._note_unknown(_sort_of(message))
+
+    def _refused(self, link: Link, names: list[str], error: str) -> None:
+        """A subscription that the exchange refuses is a gap until data flows; it is asked for again."""
+        shard = self._open[link.conn][1]
+        for name in names:
+            log.warning("%s %s refused: %s", self._adapter.NAME, name, error)
+            channel, symbol = shard.streams[name]
+            payload = orjson.dumps({"state": "open", "reason": f"refused: {error}", "stream": name})
+            self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
+        if names:
+            link.to_subscribe.append(names)
+            link.next_send_at = self._now + self._config.idle_timeout_s
+
+    def _note_unknown(self, sort: str) -> None:
+        unknown = self._recorder.unknown
+        unknown[sort] += 1
+        if unknown[sort] == 1:
+            log.warning("%s frames not understood, kept as they are: %s", self._adapter.NAME, sort)
+
+
+def replaced(url: str, other: str) -> str:
+    """A URL with scheme, host and port of another one, if that is given."""
+    if not other:
+        return url
+    scheme, netloc = urlsplit(other)[:2]
+    return urlunsplit((scheme, netloc, *urlsplit(url)[2:]))
+
+
+def _sort_of(message: Any) -> str:
+    if not isinstance(message, dict):
+        return f"JSON {type(message).__name__}"
+    data = message.get("data", message)
+    kind = data.get("e") if isinstance(data, dict) else None
+    return f"event {str(kind)[:40]!r}" if kind is not None else f"keys {sorted(message)[:8]!r}"[:120]

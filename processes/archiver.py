@@ -1,0 +1,263 @@
+"""Archive every record that the feeds publish.
+
+python -m processes.archiver [binance …] [--conf FILE]
+
+SUB     connects  feed.records         record batches and heartbeats
+files   reads     feed.journal         what the SUB missed
+files   writes    archive.storage      one file per symbol and hour, archived.json
+child   starts    a sealing worker     compresses full files, commits them to the manifest
+"""
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import orjson
+import zmq
+
+from common import exchanges
+from common.adapter import Adapter, version
+from common.archive import ArchiveWriter, ReusedNumberError
+from common.config import ArchiveConfig, Config
+from common.disk import Disk
+from common.events import HEARTBEAT, topic
+from common.intake import Intake
+from common.journal import JournalReader
+from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
+from common.record import RecordError
+from common.sealing import DamagedError, seal
+from common.settings import add_arguments, from_arguments
+
+log = logging.getLogger("archiver")
+
+POLL_MS = 50
+BATCHES_A_TURN = 200
+RETRY_S = 1.0
+SPARE_FILES = 64
+
+
+class ExchangeArchiver:
+    """One exchange's directory: what arrives, what is due, what waits to be sealed."""
+
+    def __init__(self, config: Config, exchange: str) -> None:
+        self.exchange = exchange
+        self.failed = False  # numbers were used twice: nothing more is taken
+        self._archive = config.archive
+        self._disk = Disk()
+        self._journal = JournalReader(self._disk, config.journal_dir(exchange))
+        self._writer = ArchiveWriter(
+            self._disk, config.exchange_dir(exchange),
+            boot_id=boot_id(), rotate_s=config.archive.rotate_s, rotate_min_bytes=config.archive.rotate_min_bytes,
+            report=self._report,
+        )  # fmt: skip
+        self._intake = Intake(self._writer, self._journal, self._report)
+        self._records, self._heartbeat = topic(exchange, "records", None), topic(exchange, HEARTBEAT, None)
+        self._due_flush = self._due_sync = 0.0
+        self._stalled_until = 0.0
+
+    def open(self) -> None:
+        self._writer.open(self._journal.front())
+        log.info("%s archive complete to %d", self.exchange, self._writer.position)
+        self._guard(self._intake.catch_up)
+
+    def take(self, message: bytes) -> None:
+        """One message of the records socket."""
+        if message.startswith(self._records):
+            self._guard(lambda: self._intake.batch(message[len(self._records) :]))
+        elif message.startswith(self._heartbeat):
+            at = orjson.loads(message[len(self._heartbeat) :])["at"]
+            self._guard(lambda: self._intake.heartbeat(at))
+
+    def tick(self, now: float) -> None:
+        """Flush and sync when it is time; after trouble with the disk, try again."""
+        if self.failed or now < self._stalled_until:
+            return
+        if self._stalled_until:
+            self._stalled_until = 0.0
+            self._guard(self._intake.catch_up)
+        if now >= self._due_sync:
+            self._due_sync = now + self._archive.sync_interval_s
+            self._guard(lambda: self._writer.sync(self._journal.sync))
+        elif now >= self._due_flush:
+            self._due_flush = now + self._archive.flush_interval_s
+            self._guard(self._writer.flush)
+
+    def tell(self, sealing: int) -> None:
+        """What the archiver says about itself, in `archived.json`."""
+        self._writer.processes = {
+            "archiver": {"pid": os.getpid(), "sealing": sealing, "waiting": len(self._writer.turned)}
+        }
+
+    def sealable(self) -> list[Path]:
+        return self._writer.sealable()
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.failed or self._stalled_until > 0
+
+    def close(self) -> None:
+        if not self.failed:
+            self._guard(self._intake.catch_up)
+            self._guard(lambda: self._writer.sync(self._journal.sync))
+        self._writer.close()
+
+    def _guard(self, act: Callable[[], object]) -> None:
+        """Do something with the disk. What fails is tried again: the journal has it."""
+        if self.is_stalled:
+            return
+        try:
+            act()
+        except OSError as error:
+            self._stalled_until = time.monotonic() + RETRY_S
+            log.error("%s cannot write: %s; trying again, the journal keeps what comes", self.exchange, error)
+        except (ReusedNumberError, RecordError) as error:
+            self.failed = True
+            log.error("%s stopped: %s; see that one feed alone writes this journal, then restart", self.exchange, error)
+
+    def _report(self, text: str) -> None:
+        log.warning("%s %s", self.exchange, text)
+
+
+class Archiver:
+    """Follows every feed in one thread; sealing runs in processes beside it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopping = False
+        self._to_seal: list[tuple[Path, str]] = []
+        self._sealing: dict[Path, multiprocessing.process.BaseProcess] = {}
+        self._again_at: dict[Path, float] = {}
+        symbols = sum(len(feed.symbols) for feed in config.feeds.values())
+        _raise_file_limit(symbols + SPARE_FILES)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for exchange in self._config.feeds:
+                path = self._config.exchange_dir(exchange) / ".archiver.lock"
+                stack.enter_context(lock(path, f"an archiver of {path.parent}"))
+            context = stack.enter_context(zmq.Context())
+            poller = zmq.Poller()
+            sockets: dict[zmq.Socket[bytes], ExchangeArchiver] = {}
+            for exchange in self._config.feeds:
+                subscriber = context.socket(zmq.SUB)
+                stack.callback(subscriber.close, linger=0)
+                subscriber.set(zmq.RCVHWM, BATCHES_A_TURN)
+                subscriber.subscribe(f"{exchange}/")
+                subscriber.connect(self._config.records_endpoint(exchange))
+                poller.register(subscriber, zmq.POLLIN)
+                sockets[subscriber] = ExchangeArchiver(self._config, exchange)
+            for archiver in sockets.values():
+                archiver.open()
+            try:
+                self._loop(poller, sockets)
+            finally:
+                for archiver in sockets.values():
+                    archiver.close()
+                for child in self._sealing.values():
+                    child.terminate()
+
+    def _loop(self, poller: zmq.Poller, sockets: dict[zmq.Socket[bytes], ExchangeArchiver]) -> None:
+        parent = Parent()
+        while not self._stopping and not parent.is_gone():
+            for subscriber, _ in poller.poll(POLL_MS):
+                archiver = sockets[cast("zmq.Socket[bytes]", subscriber)]
+                if archiver.is_stalled:
+                    time.sleep(POLL_MS / 1000)  # it stays readable: the high-water mark drops, the journal keeps
+                else:
+                    self._receive(cast("zmq.Socket[bytes]", subscriber), archiver)
+            now = time.monotonic()
+            for archiver in sockets.values():
+                archiver.tell(len(self._sealing) + len(self._to_seal))
+                archiver.tick(now)
+                self._to_seal += [(path, archiver.exchange) for path in archiver.sealable()]
+            self._seal(now)
+
+    def _receive(self, subscriber: zmq.Socket[bytes], archiver: ExchangeArchiver) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(BATCHES_A_TURN):
+                archiver.take(subscriber.recv(zmq.NOBLOCK))
+
+    def _seal(self, now: float) -> None:
+        """Keep the sealing workers busy; what a killed one left is begun again."""
+        for path, child in list(self._sealing.items()):
+            if child.is_alive():
+                continue
+            del self._sealing[path]
+            if child.exitcode == 0:
+                log.info("sealed %s", path)
+            elif child.exitcode != EXIT_DAMAGED:
+                log.warning("sealing %s ended with %s: trying again", path, child.exitcode)
+                self._again_at[path] = now + RETRY_S
+                self._to_seal.append((path, path.parents[2].name))
+            child.close()
+        for item in list(self._to_seal):
+            if len(self._sealing) >= self._config.archive.seal_workers:
+                return
+            if self._again_at.get(item[0], 0.0) > now:
+                continue
+            self._to_seal.remove(item)
+            self._again_at.pop(item[0], None)
+            context = multiprocessing.get_context("spawn")
+            child = context.Process(target=seal_one, args=(item[0], item[1], self._config.archive), daemon=True)
+            child.start()
+            self._sealing[item[0]] = child
+
+
+EXIT_DAMAGED = 3
+
+
+def seal_one(path: Path, exchange: str, archive: ArchiveConfig) -> None:
+    """Runs in a worker process. One worker at a time for a file: a killed archiver's may still be at it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(10)
+    setup_logging()
+    adapter = cast(Adapter, exchanges.get(exchange))
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists():
+                seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter))
+    except FileNotFoundError:
+        return  # the other one was faster
+    except DamagedError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_DAMAGED)
+
+
+def _raise_file_limit(needed: int) -> None:
+    """A file is kept open for each symbol: refuse now what would fail at midnight."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"the limit of open files is {hard}, these symbols need {needed}: raise it with ulimit -n {needed}"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m processes.archiver", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("exchanges", nargs="*", default=["binance"], help="the exchanges to archive (binance)")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    setup_logging(args.log_level)
+    return run_service("archiver", lambda: Archiver(from_arguments(args, args.exchanges)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""Record one exchange: every frame into the journal, then live as records and as events.
+
+python -m processes.feed binance [--conf FILE]
+
+WebSocket  connects  the exchange            frames; a connection for each 1,024 streams
+REST       connects  the exchange            snapshots, missed trades (a helper thread)
+files      writes    feed.journal            every record, before anyone sees it
+PUB        binds     feed.records            batches of records, for the archiver
+PUB        binds     feed.events             events, one message each, for everyone
+"""
+
+import argparse
+import contextlib
+import gc
+import logging
+import queue
+import random
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import zmq
+
+from common import exchanges
+from common.adapter import Adapter, version
+from common.begin import owed, record_start
+from common.clock import Clock
+from common.config import Config
+from common.connection import Connection
+from common.disk import Disk
+from common.events import HEARTBEAT, Action, topic
+from common.journal import Journal, JournalError
+from common.normaliser import Normaliser
+from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
+from common.record import FORMAT
+from common.recorder import Recorder
+from common.rest import Answer, Budget, RestClient
+from common.schedule import Checkpoints, Heartbeats, Silence
+from common.settings import add_arguments, from_arguments
+from common.storage import ARCHIVED, read_archived
+from common.wires import Wires, replaced
+
+log = logging.getLogger("feed")
+
+TICK_S = 0.05
+HOUSEKEEPING_S = 1.0
+
+
+class Feed:
+    """One thread owns sockets, numbers, journal and normaliser; connecting, REST and fsync run beside it."""
+
+    def __init__(self, config: Config, exchange: str) -> None:
+        self._config, self._settings = config, config.feeds[exchange]
+        self._exchange = exchange
+        self._adapter = cast(Adapter, exchanges.get(exchange))
+        self._stopping = False
+        self._disk = Disk()
+        self._clock = Clock()
+        self._normaliser = Normaliser(self._adapter)
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._attempts: dict[Action, int] = {}
+        self._archived_mtime = 0
+        self._syncing: threading.Thread | None = None
+        self._told_full = False
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def run(self) -> None:
+        directory = self._config.journal_dir(self._exchange)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock(directory / "lock", f"a feed of {self._exchange}"))
+            self._wake_in, self._wake_out = socket.socketpair()
+            stack.callback(self._wake_in.close)
+            stack.callback(self._wake_out.close)
+            self._wake_in.setblocking(False)
+            self._bind(stack)
+            self._begin(directory)
+            gc.freeze()
+            gc.set_threshold(100_000, 50, 100)
+            try:
+                self._loop()
+            finally:
+                self._end()
+
+    # -- begin and end -----------------------------------------------------------------------------------------
+
+    def _bind(self, stack: contextlib.ExitStack) -> None:
+        context = stack.enter_context(zmq.Context())
+        self._events = self._publisher(context, self._settings.events, self._settings.events_high_water)
+        stack.callback(self._events.close)
+        records = self._config.records_endpoint(self._exchange)
+        self._records = self._publisher(context, records, self._settings.records_high_water)
+        stack.callback(self._records.close)
+        self._records_topic = topic(self._exchange, "records", None)
+
+    def _publisher(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, high_water: int) -> zmq.Socket[bytes]:
+        publisher = context.socket(zmq.PUB)
+        publisher.set(zmq.SNDHWM, high_water)
+        publisher.set(zmq.LINGER, 0)
+        try:
+            publisher.bind(endpoint)
+        except zmq.ZMQError as error:
+            publisher.close()
+            raise ConfigError(
+                f"{endpoint} cannot be bound ({error}): give another with --publish or feed.events"
+            ) from None
+        return publisher
+
+    def _begin(self, directory: Path) -> None:
+        settings = self._settings
+        boot = boot_id()
+        self._journal = Journal(
+            self._disk, directory, self._exchange,
+            boot_id=boot, segment_bytes=settings.journal_segment_bytes, max_bytes=settings.journal_max_bytes,
+            report=lambda text: log.warning("%s %s", self._exchange, text),
+        )  # fmt: skip
+        archived = read_archived(self._disk, self._config.exchange_dir(self._exchange))
+        try:
+            opened = self._journal.open(time.time_ns() // 1000, archived)
+        except JournalError as error:
+            raise ConfigError(str(error)) from None
+        debt = owed(self._disk, directory, self._adapter, opened.facts)
+        self._recorder = Recorder(
+            self._adapter, self._normaliser, self._journal, self._publish_records, self._publish_event
+        )
+        for symbol in settings.symbols:
+            for channel in settings.channels:
+                self._recorder.file_under(channel, symbol)
+        subscriptions = {"symbols": list(settings.symbols), "channels": list(settings.channels)}
+        self._run_seq = record_start(self._recorder, self._adapter, self._stamp(), opened, subscriptions, debt)
+        first_conn = int(opened.facts.get("next_conn", 1))
+        self._journal.remember(subscriptions=subscriptions, connections={}, next_conn=first_conn)
+        log.info(
+            "%s run %d begins, last %d%s",
+            self._exchange,
+            self._run_seq,
+            opened.last,
+            " (new journal)" if opened.jumped else "",
+        )
+        self._wires = Wires(
+            self._adapter, settings, self._recorder, self._stamp, self._wake, self._remember_open, first_conn
+        )
+        base = replaced(self._adapter.REST_URL, settings.rest_url)
+        self._rest = RestClient(base, settings.rest_timeout_s, Budget(self._adapter.WEIGHT_PER_MIN), self._deliver)
+        self._rest.start()
+        self._rest.ask(None, self._adapter.instruments_request(list(settings.symbols)))
+        symbols = list(settings.symbols)
+        self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
+        self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
+        self._silence = Silence(settings.silence_s, time.monotonic())
+        self._streams = {
+            place: name
+            for symbol in symbols
+            for name, place in self._adapter.streams(
+                symbol, list(settings.channels), list(settings.candle_intervals)
+            ).items()
+        }
+
+    def _end(self) -> None:
+        """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
+        self._rest.stop()
+        self._wires.close_all("stopped")
+        self._recorder.retry()
+        if self._syncing is not None:
+            self._syncing.join()
+        self._journal.close()
+        log.info("%s stopped at %d", self._exchange, self._recorder.published)
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        parent = Parent()
+        selector = self._wires.selector
+        selector.register(self._wake_in, selectors.EVENT_READ, None)
+        due_tick = due_house = due_sync = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            timeout = 0.0 if self._wires.has_more else max(0.0, min(due_tick - now, TICK_S))
+            ready = selector.select(timeout)
+            now = time.monotonic()
+            connections = [key.data for key, _ in ready if isinstance(key.data, Connection)]
+            if len(connections) < len(ready):
+                self._drain_wake()
+                due_tick = 0.0
+            if connections or self._wires.has_more:
+                self._wires.read(now, connections)
+            if self._normaliser.actions:
+                self._ask()
+            if now >= due_tick:
+                self._tick(now)
+                due_tick = now + min(TICK_S, self._settings.heartbeat_interval_s / 20)
+            if now >= due_sync:
+                due_sync = now + self._settings.fsync_interval_s
+                self._sync()
+            if now >= due_house:
+                due_house = now + HOUSEKEEPING_S
+                if parent.is_gone():
+                    log.warning("%s the supervisor is gone: stopping", self._exchange)
+                    return
+                self._keep_house(now)
+
+    def _tick(self, now: float) -> None:
+        while not self._answers.empty():
+            self._take_answer(self._answers.get())
+        self._wires.tick(now)
+        if self._recorder.is_behind:
+            self._wait_for_room()
+        for symbol in self._heartbeats.due(now):
+            self._heartbeat(symbol)
+        for symbol in self._checkpoints.due(time.time()):
+            self._checkpoint(symbol)
+
+    def _keep_house(self, now: float) -> None:
+        if self._clock.step:
+            payload = orjson.dumps({"step_ns": self._clock.step})
+            self._clock.step = 0
+            self._recorder.record(self._stamp(), "clock", payload=payload)
+            log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
+        self._trim()
+        self._keep_within_bound()
+        for symbol, state in self._normaliser.symbols.items():
+            for channel, topic_ in state.channels.items():
+                if self._silence.check(now, (channel, symbol), topic_.last):
+                    self._silent(channel, symbol)
+        for error, count in self._normaliser.errors.items():
+            if count > 0:
+                log.error("%s %s (%d times): the records are kept, please report", self._exchange, error, count)
+                self._normaliser.errors[error] = 0
+
+    # -- out ---------------------------------------------------------------------------------------------------
+
+    def _stamp(self) -> int:
+        return self._clock.stamp(time.time_ns(), time.monotonic_ns())
+
+    def _publish_records(self, lines: bytes) -> None:
+        self._records.send(self._records_topic + lines)
+
+    def _publish_event(self, message: bytes) -> None:
+        self._events.send(message)
+
+    def _heartbeat(self, symbol: str | None) -> None:
+        at = self._recorder.published
+        beat: dict[str, Any] = {"exchange": self._exchange, "channel": HEARTBEAT}
+        if symbol is not None:
+            beat |= {"symbol": symbol, "at": at, "topics": self._normaliser.positions(symbol)}
+            self._events.send(topic(self._exchange, HEARTBEAT, symbol) + orjson.dumps(beat))
+            return
+        beat |= {"at": at, "run": self._run_seq, "format": FORMAT, "normaliser": version(self._adapter)}
+        message = topic(self._exchange, HEARTBEAT, None) + orjson.dumps(beat)
+        self._events.send(message)
+        self._records.send(message)
+
+    def _checkpoint(self, symbol: str | None) -> None:
+        if self._recorder.is_behind:
+            return
+        payload = (
+            orjson.dumps({"normaliser": version(self._adapter), "run": self._run_seq})
+            if symbol is None
+            else self._normaliser.checkpoint(symbol)
+        )
+        self._recorder.record(self._stamp(), "checkpoint", symbol=symbol, payload=payload)
+
+    def _silent(self, channel: str, symbol: str) -> None:
+        name = self._streams.get((channel, symbol))
+        if name is None:
+            return
+        log.warning("%s %s silent: subscribing again", self._exchange, name)
+        payload = orjson.dumps({"state": "open", "reason": "silent", "stream": name})
+        self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
+        self._wires.resubscribe(name)
+
+    # -- REST --------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        actions, self._normaliser.actions = self._normaliser.actions, []
+        for action in actions:
+            attempts = self._attempts.get(action, 0)
+            self._attempts[action] = attempts + 1
+            delay = min(60.0, 0.25 * 2**attempts) * random.uniform(0.5, 1.0) if attempts else 0.0
+            self._rest.ask(action, self._adapter.request(action, self._settings.snapshot_depth), delay)
+
+    def _deliver(self, answer: Answer) -> None:
+        """Called in the REST thread."""
+        self._answers.put(answer)
+        self._wake()
+
+    def _take_answer(self, answer: Answer) -> None:
+        head: dict[str, Any] = {
+            "url": answer.request.path,
+            "status": answer.status,
+            "ts_sent": answer.ts_sent,
+            "headers": answer.headers,
+        }
+        if answer.error is not None:
+            head["error"] = answer.error
+        if answer.status != 200:
+            log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or f"status {answer.status}")
+        channel, symbol = (answer.action.channel, answer.action.symbol) if answer.action else (None, None)
+        self._recorder.record(
+            self._stamp(),
+            "rest",
+            channel=channel,
+            symbol=symbol,
+            head=head,
+            payload=None if answer.error else answer.body,
+        )
+        if answer.action is None:
+            self._check_symbols(answer)
+        elif answer.action not in self._normaliser.actions:
+            self._attempts.pop(answer.action, None)
+
+    def _check_symbols(self, answer: Answer) -> None:
+        if answer.status == 200:
+            known = self._adapter.trading_symbols(answer.body)
+            for symbol in self._settings.symbols:
+                if known.get(symbol) != "TRADING":
+                    log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, "not known"))
+
+    # -- room --------------------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        if self._syncing is not None and self._syncing.is_alive():
+            return
+        self._syncing = threading.Thread(target=self._journal.sync_job(), name="fsync", daemon=True)
+        self._syncing.start()
+
+    def _trim(self) -> None:
+        """Let go what the archive holds synced, once its word of that is durable (rule 8)."""
+        directory = self._config.exchange_dir(self._exchange)
+        try:
+            mtime = (directory / ARCHIVED).stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if mtime == self._archived_mtime:
+            return
+        archived = read_archived(self._disk, directory)
+        self._archived_mtime = mtime
+        if self._journal.can_trim(archived.fsynced):
+            self._disk.sync_file(directory / ARCHIVED)
+            self._disk.sync_dir(directory)
+            self._journal.trim(archived.fsynced)
+
+    def _keep_within_bound(self) -> None:
+        """The journal is full of what nobody archived: name what goes, durably, and drop it (rule 5)."""
+        last = self._journal.overflow()
+        if last is None or self._recorder.is_behind:
+            return
+        first = read_archived(self._disk, self._config.exchange_dir(self._exchange)).fsynced + 1
+        payload = orjson.dumps({"state": "open", "reason": "journal full", "first_seq": first, "last_seq": last})
+        self._recorder.record(self._stamp(), "gap", payload=payload)
+        if not self._recorder.is_behind:
+            self._journal.sync_job()()
+            self._journal.trim(last)
+            log.error(
+                "%s journal full: records %d to %d dropped; is the archiver running?", self._exchange, first, last
+            )
+
+    def _wait_for_room(self) -> None:
+        """The disk is full: what arrives is kept in memory up to a bound, then the connections are closed."""
+        self._recorder.retry()
+        behind = self._recorder.is_behind
+        if behind and not self._told_full:
+            log.error("%s journal: %s; keeping records in memory", self._exchange, self._journal.error)
+        if not behind and self._told_full:
+            log.warning("%s journal: there is room again, at %d", self._exchange, self._recorder.published)
+        self._told_full = behind
+        full = self._recorder.backlog_bytes > self._settings.journal_memory_bytes
+        if full and not self._wires.paused:
+            log.error("%s memory full too: closing the connections until the disk has room", self._exchange)
+            self._wires.close_all("no room left")
+        self._wires.paused = full or (self._wires.paused and behind)
+
+    # -- between threads ---------------------------------------------------------------------------------------
+
+    def _remember_open(self, next_conn: int, connections: dict[str, str]) -> None:
+        try:
+            self._journal.remember(next_conn=next_conn, connections=connections)
+        except OSError as error:
+            log.error("%s journal: %s", self._exchange, error)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"!")
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.recv(4096)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m processes.feed", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("exchange", help="the exchange to record, as binance")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    setup_logging(args.log_level)
+    return run_service("feed", lambda: Feed(from_arguments(args, [args.exchange]), args.exchange))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
