@@ -184,15 +184,18 @@ class Standin:
         log.info("%s timeline has ended: %d messages", self.options.exchange, self._timeline.delivered)
 
     def _is_held(self) -> bool:
-        """Paused; or at full speed with no one there, to whom nothing shall be lost."""
-        if self.faults.paused:
-            return True
-        return not self.options.speed and not any(session.streams for _, session in self.links.values())
+        """Paused; or nothing shall be lost, and no one is there."""
+        if self.faults.paused or not self._lossless:
+            return self.faults.paused
+        streams = self._outline.streams
+        return not any(
+            link.is_open and not streams.isdisjoint(session.streams) for link, session in self.links.values()
+        )
 
     async def _deliver(self, messages: Sequence[Message]) -> None:
         """Send messages to those who want them; at full speed wait until all readers have room."""
         while messages:
-            while self.faults.paused:
+            while self._is_held():
                 await asyncio.sleep(POLL_S)
             room = min((after - self._passed for after, _ in self._armed), default=len(messages))
             part, messages = messages[:room], messages[room:]

@@ -57,7 +57,7 @@ class Standin:
             assert ask(client, {"method": "SUBSCRIBE", "params": names, "id": 1}) == {"result": None, "id": 1}
         return client
 
-    def get(self, path: str, **params: object) -> urllib3.BaseHTTPResponse:
+    def get(self, path: str, /, **params: object) -> urllib3.BaseHTTPResponse:
         query = f"?{urlencode(params)}" if params else ""
         url = f"http://127.0.0.1:{self.port}{path}{query}"
         return self._http.request("GET", url, retries=False, timeout=DEADLINE_S)
