@@ -27,6 +27,8 @@ from .record import Record, RecordError, decode
 SNAPSHOT = ""
 """Stands in the place of the stream's name where the payload is a REST snapshot of the book."""
 
+CHUNK_BYTES = 1024 * 1024
+
 StreamOf = Callable[[bytes], str | None]
 """The stream of a payload; SNAPSHOT for a book over REST, None for what no stream sent (an acknowledgement)."""
 
@@ -43,36 +45,44 @@ class Message(NamedTuple):
 
 def read_recordings(paths: Sequence[Path], stream_of: StreamOf) -> Iterator[Message]:
     """The messages of several recordings, merged by time. Raises ValueError on a line that is none."""
-    return heapq.merge(*(_read_recording(path, stream_of) for path in paths), key=lambda message: message.ts)
+    each = [_read_recording(path, stream_of) for path in paths]
+    return each[0] if len(each) == 1 else heapq.merge(*each, key=lambda message: message.ts)
 
 
 def _read_recording(path: Path, stream_of: StreamOf) -> Iterator[Message]:
     symbol = ""
-    ahead: list[bytes] = []  # snapshots before the first stream told the file's symbol
-    names: dict[str, str] = {}
-    with gzip.open(path, "rb") as file:
-        for number, line in enumerate(_lines(path, file), 1):
-            payload = line[20:].rstrip(b"\r\n")
-            if line[19:20] != b" " or not line[:19].isdigit():
-                raise ValueError(f"{path} line {number}: no 19-digit time and payload: {line[:40]!r}")
-            stream = stream_of(payload)
-            if stream is None:
-                continue
-            if stream != SNAPSHOT:
-                symbol = names.get(stream) or names.setdefault(stream, symbol_of(stream))
-                yield from (Message(int(early[:19]), symbol, SNAPSHOT, early[20:].rstrip(b"\r\n")) for early in ahead)
-                ahead = []
-            elif not symbol:
-                ahead.append(line)
-                continue
-            yield Message(int(line[:19]), symbol, stream, payload)
+    ahead: list[tuple[int, bytes]] = []  # snapshots before the first stream told the file's symbol
+    symbols: dict[str, str] = {}
+    for number, line in enumerate(_lines(path), 1):
+        payload = line[20:]
+        try:
+            ts, stream = int(line[:19]), stream_of(payload)
+        except ValueError:
+            raise ValueError(f"{path} line {number}: no time and payload: {line[:40]!r}") from None
+        if stream:
+            symbol = symbols.get(stream) or symbols.setdefault(stream, symbol_of(stream))
+            for early in ahead:
+                yield Message(early[0], symbol, SNAPSHOT, early[1])
+            ahead.clear()
+            yield Message(ts, symbol, stream, payload)
+        elif stream == SNAPSHOT and symbol:
+            yield Message(ts, symbol, SNAPSHOT, payload)
+        elif stream == SNAPSHOT:
+            ahead.append((ts, payload))
 
 
-def _lines(path: Path, file: Iterable[bytes]) -> Iterator[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines without their ends. Split in bulk, which is several times as fast as `readline`."""
+    rest = b""
     try:
-        yield from file
+        with gzip.open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from whole
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from None
+    if rest:
+        yield rest
 
 
 def symbol_of(stream: str) -> str:

@@ -27,6 +27,7 @@ class Options:
     rate: float
     speed: float
     loop: bool
+    preload: bool
     start_after: int
     sent: Path | None
     tls_cert: Path | None
@@ -77,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Options:
         rate=chosen.rate,
         speed=chosen.speed,
         loop=chosen.loop,
+        preload=chosen.preload,
         start_after=chosen.start_after,
         sent=chosen.sent,
         tls_cert=chosen.tls_cert,
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=_positive, default=50.0, help="events per second and symbol of the generated market")
     add("--speed", type=_speed, default=1.0, metavar="1|N|max", help="max loses nothing and waits for its readers")
     add("--loop", action="store_true", help="begin again at the end")
+    add("--preload", action="store_true", help="read the whole source into memory first: the fastest")
     add("--start-after", type=int, default=1, metavar="N", help="begin when N of the source's streams are subscribed")
     add("--sent", type=Path, metavar="FILE", help="append one JSON line per data frame sent")
     add("--tls-cert", type=Path, metavar="FILE")

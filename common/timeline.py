@@ -62,7 +62,10 @@ class Timeline:
                 batch.append(upcoming)
                 upcoming = next(messages, None)
             if batch:
+                before = time.monotonic()
                 await self._deliver(deliver, batch)
+                waited = time.monotonic() - before
+                origin += waited if waited >= POLL_S else 0  # it was paused in the middle of a batch
                 await asyncio.sleep(0)
             elif upcoming is not None:
                 wait_s = (upcoming.ts - first - elapsed) / 1e9 / self._speed

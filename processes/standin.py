@@ -67,6 +67,7 @@ class Standin:
         self._weights = rest.Weights(options.weight_limit)
         self._lossless = not options.synthetic and not options.speed
         self._timeline = Timeline(self._source, options.speed, options.loop)
+        self._loaded: list[Message] = []
         self._generator: Generator | None = None
         self._playing: asyncio.Task[None] | None = None
         self._sent: SentFile | None = None
@@ -153,6 +154,12 @@ class Standin:
             self._playing = asyncio.create_task(self._generate(self._generator))
 
     def _source(self) -> Iterator[Message]:
+        if not self.options.preload:
+            return self._read_source()
+        self._loaded = self._loaded or list(self._read_source())
+        return iter(self._loaded)
+
+    def _read_source(self) -> Iterator[Message]:
         options = self.options
         if options.archive is not None:
             messages = read_archive(options.archive, options.symbols, dialect.stream_of)

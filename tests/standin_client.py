@@ -73,7 +73,7 @@ class Standin:
     def stop(self) -> None:
         for client in self._clients:
             with contextlib.suppress(OSError, websocket.WebSocketException):
-                client.shutdown()
+                client.shutdown()  # type: ignore[no-untyped-call]  # the library has no types here
         self._http.clear()
         self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=DEADLINE_S)
@@ -123,6 +123,10 @@ class Reader(threading.Thread):
         with contextlib.suppress(OSError, websocket.WebSocketException):
             while True:
                 self.payloads.append(as_bytes(self.client.recv()))
+
+    def wait_for(self, payload: bytes) -> None:
+        """Wait until this is the last that came."""
+        until(lambda: self.payloads[-1:] == [payload], f"{payload[:80]!r}")
 
 
 def timed_lines(path: Path, count: int = 10**9) -> list[bytes]:

@@ -3,6 +3,7 @@
 import bz2
 import json
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -36,7 +37,7 @@ def played(request: pytest.FixtureRequest) -> tuple[Market, bytes, list[Message]
     return generated(request.param)
 
 
-def data_of(messages: list[Message], channel: str) -> list[dict[str, object]]:
+def data_of(messages: list[Message], channel: str) -> list[dict[str, Any]]:
     return [orjson.loads(each.payload)["data"] for each in messages if each.stream.endswith(f"@{channel}")]
 
 
@@ -44,13 +45,14 @@ def test_generated_book_when_deltas_follow_a_snapshot_then_equals_the_later_one_
     played: tuple[Market, bytes, list[Message]],
 ) -> None:
     market, first, sent = played
-    book, quote, compared = NaiveBook(first), {"u": 0}, 0
+    book, compared = NaiveBook(first), 0
+    quote: dict[str, Any] = {}
     for message in sent:
         if message.stream.endswith("@bookTicker"):
             quote = orjson.loads(message.payload)["data"]
         elif message.stream.endswith("@depth@100ms"):
             book.apply(orjson.loads(message.payload)["data"])
-            if quote["u"]:
+            if quote:
                 assert book.top() == (quote["b"], quote["B"], quote["a"], quote["A"])
                 compared += 1
     assert compared > 1000

@@ -20,20 +20,21 @@ STREAMS_MAX = 1024
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 
 _STREAM = b'{"stream":"'
-_DATA = b'"data":'
+_DATA = b'","data":'
 
 
 def stream_of(payload: bytes) -> str | None:
     """The stream that a payload belongs to; SNAPSHOT for a book over REST, None for anything else."""
     if payload.startswith(_STREAM):
-        return payload[11 : payload.index(b'"', 11)].decode()
+        end = payload.find(b'"', len(_STREAM))
+        whole = payload[end : end + len(_DATA)] == _DATA and payload.endswith(b"}")
+        return payload[len(_STREAM) : end].decode() if whole else None
     return SNAPSHOT if payload.startswith(b'{"lastUpdateId":') else None
 
 
 def inner(stream: str, payload: bytes) -> bytes:
     """What a raw connection gets of a combined frame: its data, cut out byte for byte."""
-    start = payload.index(_DATA, len(_STREAM) + len(stream)) + len(_DATA)
-    return payload[start : payload.rindex(b"}")]
+    return payload[len(_STREAM) + len(stream.encode()) + len(_DATA) : -1]
 
 
 def combine(stream: str, data: bytes) -> bytes:

@@ -6,6 +6,7 @@ the last `u` that went out, so whatever a stream sends next fits behind it.
 Source: github.com/binance/binance-spot-api-docs, rest-api.md.
 """
 
+import bisect
 import re
 import urllib.parse
 from collections import deque
@@ -71,7 +72,10 @@ class Book:
 
     def _settle(self) -> None:
         for payload in self._unsettled:
-            content = orjson.loads(payload)
+            try:
+                content = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                continue  # a frame that came broken
             if "lastUpdateId" in content:
                 self._reset(content)
             else:
@@ -174,12 +178,11 @@ class Market:
             return Answer(200, self._books[symbol].answer(min(_number(params, "limit", 100), 5000)))
         limit = min(_number(params, "limit", 500), 1000)
         from_id = _number(params, "fromId", -1) if name != "trades" else -1
-        trades = [orjson.loads(payload)["data"] for payload in self._trades[symbol]]
+        trades, summed = self._trades[symbol], self._aggregated[symbol]
         if name != "aggTrades":
-            return Answer(200, orjson.dumps(_page([_as_trade(trade) for trade in trades], "id", from_id, limit)))
-        summed = [_as_aggregate(orjson.loads(payload)["data"]) for payload in self._aggregated[symbol]]
-        page = _page(summed or [_as_aggregate(trade) for trade in trades], "a", from_id, limit)
-        return Answer(200, orjson.dumps(page))
+            return Answer(200, orjson.dumps([_as_trade(trade) for trade in _page(trades, "t", from_id, limit)]))
+        page = _page(summed, "a", from_id, limit) if summed else _page(trades, "t", from_id, limit)
+        return Answer(200, orjson.dumps([_as_aggregate(trade) for trade in page]))
 
     def _exchange_info(self, params: Mapping[str, str], now_ms: int) -> Answer:
         wanted: list[str] = list(self.symbols)
@@ -225,10 +228,18 @@ def _number(params: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _page(trades: list[dict[str, Any]], key: str, from_id: int, limit: int) -> list[dict[str, Any]]:
-    if from_id < 0:
-        return trades[-limit:] if limit else []
-    return [trade for trade in trades if trade[key] >= from_id][:limit]
+def _page(payloads: Iterable[bytes], key: str, from_id: int, limit: int) -> list[dict[str, Any]]:
+    """The newest trades, or those from an id on: ids only grow, so few payloads are decoded."""
+    found = list(payloads)
+    start = max(len(found) - limit, 0)
+    if from_id >= 0:
+        start = bisect.bisect_left(found, from_id, key=lambda payload: _data(payload)[key])
+    return [_data(payload) for payload in found[start : start + limit]]
+
+
+def _data(payload: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = orjson.loads(payload)["data"]
+    return data
 
 
 def _as_trade(data: dict[str, Any]) -> dict[str, Any]:
