@@ -271,6 +271,30 @@ def test_write_conf_when_a_path_would_begin_a_comment_then_it_is_refused(tmp_pat
         archive.write_conf(run, run / "supervisor.sock", [])
 
 
+def test_deployment_when_started_from_anywhere_then_runs_beside_its_file_and_stops_cleanly(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    for name in ("common", "processes", "conf", "supervisord.conf", ".venv"):
+        (here / name).symlink_to(ROOT / name)
+    listen, events, nobody = free_ports(3)
+    environ = os.environ | {
+        "TRADE_ARCHIVIST_HISTORY__LISTEN": f"127.0.0.1:{listen}",
+        "TRADE_ARCHIVIST_FEED__BINANCE__EVENTS": f"tcp://127.0.0.1:{events}",
+        "TRADE_ARCHIVIST_FEED__BINANCE__WS_URL": f"ws://127.0.0.1:{nobody}",
+        "TRADE_ARCHIVIST_FEED__BINANCE__REST_URL": f"http://127.0.0.1:{nobody}",
+    }
+    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(here / "supervisord.conf")]
+    with subprocess.Popen(command, cwd=elsewhere, env=environ, stdout=subprocess.DEVNULL) as process:
+        try:
+            eventually("the archive is there", (here / "storage-dir/binance/archived.json").exists)
+            eventually("the feed logs", lambda: "connection" in (here / "feed-binance.log").read_text())
+        finally:
+            process.terminate()
+        assert process.wait(DEADLINE_S) == EXIT_OK
+    assert sorted(elsewhere.iterdir()) == []
+
+
 def test_deployment_runs_the_same_modules_in_the_same_order_with_the_same_settings(tmp_path: Path) -> None:
     """The root's supervisord.conf and the one that is generated must not drift apart."""
     config, args = parsed("--conf", str(ROOT / "conf" / "binance.toml"))
