@@ -96,13 +96,11 @@ def test_timeline_when_sped_up_then_keeps_the_recorded_pace(tmp_path: Path) -> N
     part = cut_recording(BTC, tmp_path / "btc.gz", 1000)
     times = [int(line[:19]) for line in timed_lines(part)]
     with standin("--recording", part, "--speed", 20) as started:
-        client = started.connect(subscribe=STREAMS)
-        take(client, 1)
         begun = time.monotonic()
-        take(client, len(times) - 2)
+        take(started.connect(subscribe=STREAMS), len(times) - 1)
         elapsed = time.monotonic() - begun
     recorded = (times[-1] - times[0]) / 1e9 / 20
-    assert recorded - 0.1 < elapsed < recorded + 2
+    assert recorded < elapsed < recorded + 5
 
 
 @needs_recordings
