@@ -52,21 +52,11 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read and check the command line, and set up the logging. Raises ConfigError."""
     chosen = _parser().parse_args(arguments)
     setup_logging(chosen.log_level)
-    if chosen.synthetic and (chosen.recording or chosen.archive):
-        raise ConfigError("--synthetic cannot be combined with --recording or --archive")
-    if chosen.recording and chosen.archive:
-        raise ConfigError("--recording and --archive cannot be combined")
-    if (chosen.tls_cert is None) != (chosen.tls_key is None):
-        raise ConfigError("--tls-cert and --tls-key belong together")
-    for path in (*chosen.recording, *filter(None, (chosen.tls_cert, chosen.tls_key))):
-        if not path.is_file():
-            raise ConfigError(f"{path} is no file")
+    _check(chosen)
     symbols = tuple(name for name in chosen.symbols.upper().split(",") if name)
     archive = _exchange_folder(chosen.archive, chosen.exchange)
     if not symbols and not chosen.recording and archive is None:
         symbols = SYMBOLS
-    if chosen.sent is not None and not chosen.sent.parent.is_dir():
-        raise ConfigError(f"--sent: {chosen.sent.parent} is no folder")
     return Options(
         exchange=chosen.exchange,
         host=chosen.host,
@@ -89,6 +79,20 @@ def parse(arguments: Sequence[str]) -> Options:
         weight_limit=chosen.weight_limit,
         faults=tuple(chosen.fault),
     )
+
+
+def _check(chosen: argparse.Namespace) -> None:
+    if chosen.synthetic and (chosen.recording or chosen.archive):
+        raise ConfigError("--synthetic cannot be combined with --recording or --archive")
+    if chosen.recording and chosen.archive:
+        raise ConfigError("--recording and --archive cannot be combined")
+    if (chosen.tls_cert is None) != (chosen.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together")
+    for path in (*chosen.recording, *filter(None, (chosen.tls_cert, chosen.tls_key))):
+        if not path.is_file():
+            raise ConfigError(f"{path} is no file")
+    if chosen.sent is not None and not chosen.sent.parent.is_dir():
+        raise ConfigError(f"--sent: {chosen.sent.parent} is no folder")
 
 
 def _parser() -> argparse.ArgumentParser:
