@@ -5,7 +5,7 @@ no other symbol, no setting, no clock. Running live, it also says what to fetch 
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -44,7 +44,7 @@ class Normaliser:
         self.actions: list[Action] = []
         self.errors: Counter[str] = Counter()  # what an exchange's file, or this one, did not bear: a fault of ours
         self.symbols: dict[str, SymbolState] = {}
-        self._adapter, self._exchange = adapter, adapter.NAME
+        self._adapter, self._exchange, self._dense = adapter, adapter.NAME, adapter.DENSE
         self._wanted = None if symbols is None else frozenset(symbols)
         self._start = 0
         self._subscribed: frozenset[str] | None = None  # None before any `start` was seen
@@ -54,16 +54,25 @@ class Normaliser:
     # -- records ---------------------------------------------------------------------------------------------
 
     def messages(self, work: Work) -> list[bytes]:
-        """The live messages that one record gives. A fault costs that record's events, never the stream."""
-        try:
-            published = self.record(work) if isinstance(work, Record) else self.update(*work)
-            return [prefix + orjson.dumps(event) for prefix, event in published]
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            self.errors[f"{type(error).__name__}: {error}"] += 1
-            self._out = []
-            return []
+        """The live messages that one record gives."""
+        return self.all_messages((work,))
 
-    def record(self, record: Record) -> list[Published]:
+    def all_messages(self, works: Iterable[Work | None]) -> list[bytes]:
+        """The live messages of several records. A fault costs that record's events, never the stream."""
+        out: list[bytes] = []
+        dumps, update, record = orjson.dumps, self.update, self.record
+        for work in works:
+            if work is None:
+                continue
+            try:
+                for prefix, event in record(work) if isinstance(work, Record) else update(*work):
+                    out.append(prefix + dumps(event))
+            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+                self.errors[f"{type(error).__name__}: {error}"] += 1
+                self._out = []
+        return out
+
+    def record(self, record: Record) -> Sequence[Published]:
         """The events that one record gives, in order."""
         if record.kind == "in":
             if record.payload is None or record.conn is None:
@@ -80,21 +89,32 @@ class Normaliser:
         handler(self, record)
         return self._finish() if self._out else []
 
-    def update(self, seq: int, ts_recv: int, conn: int, update: Update) -> list[Published]:
+    def update(self, seq: int, ts_recv: int, conn: int, update: Update) -> Sequence[Published]:
         """The events that a frame gives whose update was read already."""
-        state = self.symbols.get(update.symbol) or self._state(update.symbol)
-        topic = state.channels.get(update.channel) if state is not None else None
+        channel, symbol, _, last, ts_event, fields = update
+        state = self.symbols.get(symbol) or self._state(symbol)
+        topic = state.channels.get(channel) if state is not None else None
         if state is None or topic is None:
-            return []
+            return ()
+        if topic.plain and topic.conn == conn and (channel not in self._dense or last - 1 == topic.id):
+            # the common case, an event that goes on from the one before: nothing to be numbered or told
+            topic.id = last
+            event = {
+                "exchange": self._exchange,
+                "channel": channel,
+                "symbol": symbol,
+                "seq": seq,
+                "prev": topic.last,
+                "ts_event": ts_event,
+                "ts_recv": ts_recv,
+                **fields,
+            }
+            topic.last, topic.part, topic.ts = seq, 0, ts_recv
+            return ((topic.prefix, event),)
         self._seq, self._ts = seq, ts_recv
-        if topic.conn != conn and not self._follow(topic, conn, update):
-            return []
-        if update.channel != "book" and topic.gap is None and not topic.seam:
-            last = topic.id
-            if last is None or update.last == last + 1 or update.channel not in self._adapter.DENSE:
-                return [self._single(topic, state.name, update)]
-        self._take(state, topic, update)
-        return self._finish() if self._out else []
+        if topic.conn == conn or self._follow(topic, conn, update):
+            self._take(state, topic, update)
+        return self._finish() if self._out else ()
 
     def hole(self, first: int) -> None:
         """Records before `first` are lost (as the archive's manifest says): what they would have told is unknown."""
@@ -103,21 +123,12 @@ class Normaliser:
 
     # -- one update ----------------------------------------------------------------------------------------------
 
-    def _single(self, topic: Topic, symbol: str, update: Update) -> Published:
-        """The common case, an event that goes on from the one before: no list to be numbered."""
-        if topic.held:
-            topic.reached(update.last)
-        topic.id = update.last
-        event = self._event(topic, symbol, update.ts_event, update.fields)
-        topic.last, topic.part, topic.ts = self._seq, 0, self._ts
-        return topic.prefix, event
-
     def _follow(self, topic: Topic, conn: int, update: Update) -> bool:
         """Whether a frame of a connection that is not followed makes it the one: only where none is."""
         if topic.conn is not None:
             topic.take_other(conn, update)
             return False
-        topic.conn, topic.seam, topic.lags = conn, True, False
+        topic.follow(conn, lags=False)
         return True
 
     def _take(self, state: SymbolState, topic: Topic, update: Update) -> None:
@@ -125,7 +136,7 @@ class Normaliser:
         if update.channel == "book":
             self._take_delta(state, topic, update)
             return
-        if update.channel in self._adapter.DENSE:
+        if update.channel in self._dense:
             if topic.id is not None and not self._goes_on(state, topic, update):
                 return
         elif topic.lags and topic.id is not None and update.last <= topic.id:
@@ -216,10 +227,10 @@ class Normaliser:
         Where ids cannot prove that nothing lies between the two, the seam is a gap, opened and closed at once.
         """
         held = list(topic.held) if topic.other == conn else []
-        proven = topic.overlaps or topic.channel in self._adapter.DENSE or topic.channel == "book"
+        proven = topic.overlaps or topic.channel in self._dense or topic.channel == "book"
         idle = topic.id is None
         topic.drop_other()
-        topic.conn, topic.seam, topic.lags = conn, True, True
+        topic.follow(conn, lags=True)
         state.sync.stream_last = 0 if topic.channel == "book" else state.sync.stream_last
         if not proven and not idle and topic.gap is None:
             self._open_gap(state, topic, "unverifiable")
@@ -357,7 +368,7 @@ class Normaliser:
         self._out.append((topic, self._event(topic, state.name, ts_event, fields)))
 
     def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> None:
-        topic.gap = Gap(self._seq, reason, topic.ts)
+        topic.gap, topic.plain = Gap(self._seq, reason, topic.ts), False
         self._emit_gap(state, topic, topic.gap, "open", ids)
 
     def _close_gap(self, state: SymbolState, topic: Topic) -> None:

@@ -43,26 +43,29 @@ class Recorder:
         lines: list[bytes] = []
         works: list[Work | None] = []
         others: list[Any] = []
-        seq, parse, places, loads = self.next, self._adapter.parse, self._places, orjson.loads
+        seq, parse, place_of, loads = self.next, self._adapter.parse, self._places.get, orjson.loads
+        received = b',"ts_recv":%d,"conn":%d,"kind":"in"' % (ts, conn)
         for payload in payloads:
             try:
                 message = loads(payload)
             except orjson.JSONDecodeError:
                 self.unknown["not JSON"] += 1
-                part, update = payload_part(payload, is_json=False), None
-                line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b' % (seq, ts, conn, part)
+                lines.append(b'{"seq":%d%b%b' % (seq, received, payload_part(payload, is_json=False)))
+                works.append(None)
+                seq += 1
+                continue
+            update = parse(message)
+            if update is not None:
+                place = place_of(update[:2], DATA)
+                works.append((seq, ts, conn, update))
             else:
-                update = parse(message)
-                place = places.get((update.channel, update.symbol), DATA) if update is not None else DATA
-                if b"\n" in payload or b"\r" in payload:
-                    part = place[: -len(DATA)] + payload_part(payload, is_json=True)
-                    line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b' % (seq, ts, conn, part)
-                else:
-                    line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"in"%b%b}\n' % (seq, ts, conn, place, payload)
-                if update is None:
-                    others.append(message)
-            lines.append(line)
-            works.append((seq, ts, conn, update) if update is not None else None)
+                place = DATA
+                works.append(None)
+                others.append(message)
+            if b"\n" in payload or b"\r" in payload:
+                lines.append(b'{"seq":%d%b%b%b' % (seq, received, place[: -len(DATA)], payload_part(payload, is_json=True)))
+            else:
+                lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
             seq += 1
         self.next = seq
         self._commit(lines, works)
@@ -125,9 +128,6 @@ class Recorder:
         if not lines:
             return
         self._publish_records(b"".join(lines))
-        send, messages = self._publish_event, self._normaliser.messages
-        for work in works:
-            if work is not None:
-                for message in messages(work):
-                    send(message)
+        for message in self._normaliser.all_messages(works):
+            self._publish_event(message)
         self.published += len(lines)

@@ -117,7 +117,7 @@ class ShardPolicy:
         shard.replace_at = link.opened_at + self._reconnect_after_s * self._rng.uniform(0.95, 1.0)
 
 
-def shard(streams: list[dict[str, tuple[str, str]]], limit: int) -> list[Shard]:
+def spread(streams: list[dict[str, tuple[str, str]]], limit: int) -> list[Shard]:
     """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limit allows."""
     shards: list[Shard] = []
     for of_symbol in streams:

@@ -31,7 +31,8 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "channel", "conn", "gap", "held", "id", "lags", "last", "missing", "other", "overlaps", "part", "prefix", "seam", "ts",
+        "channel", "conn", "gap", "held", "id", "lags", "last",
+        "missing", "other", "overlaps", "part", "plain", "prefix", "seam", "ts",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -45,15 +46,19 @@ class Topic:
         self.seam = True  # nothing newer than `id` came yet from the connection that is followed
         self.lags = False  # it was gone over to while two delivered: what it brings up to `id` was there already
         self.gap: Gap | None = None
+        self.plain = False  # nothing is out of the ordinary: no book, gap, seam or second connection
         self.missing: list[Missing] = []
         self.other: int | None = None  # a second connection that delivers the same, not followed
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
 
+    def follow(self, conn: int, *, lags: bool) -> None:
+        self.conn, self.seam, self.lags, self.plain = conn, True, lags, False
+
     def take_other(self, conn: int, update: Update) -> None:
         """Keep what a connection that is not followed delivers, should it have to be followed."""
         if conn != self.other:
-            self.other, self.overlaps = conn, False
+            self.other, self.overlaps, self.plain = conn, False, False
             self.held.clear()
         if self.id is not None and update.last <= self.id:
             self.overlaps = True
@@ -64,6 +69,7 @@ class Topic:
         """The followed connection has come to an id: what the other holds up to there is known."""
         self.id = last
         self.seam = False
+        self.plain = self.gap is None and self.other is None and self.channel != "book"
         while self.held and self.held[0].last <= last:
             self.held.popleft()
             self.overlaps = True

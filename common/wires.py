@@ -16,7 +16,7 @@ from .adapter import Adapter
 from .config import FeedConfig
 from .connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
 from .recorder import Recorder
-from .shards import Link, Shard, ShardPolicy, batches, shard
+from .shards import Link, Shard, ShardPolicy, batches, spread
 
 log = logging.getLogger("feed")
 
@@ -40,7 +40,7 @@ class Wires:
         streams = [
             adapter.streams(symbol, list(config.channels), list(config.candle_intervals)) for symbol in config.symbols
         ]
-        self._shards = shard(streams, adapter.STREAMS_PER_CONNECTION)
+        self._shards = spread(streams, adapter.STREAMS_PER_CONNECTION)
         self._policy = ShardPolicy(
             adapter.CONNECTS_PER_5_MIN,
             config.reconnect_after_s,

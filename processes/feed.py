@@ -128,8 +128,8 @@ class Feed:
             raise ConfigError(str(error)) from None
         debt = owed(self._disk, directory, self._adapter, opened.facts)
         self._recorder = Recorder(
-            self._adapter, self._normaliser, self._journal, self._publish_records, self._publish_event
-        )
+            self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send
+        )  # the events' socket without pyzmq's conveniences: half the time of a send
         for symbol in settings.symbols:
             for channel in settings.channels:
                 self._recorder.file_under(channel, symbol)
@@ -241,9 +241,6 @@ class Feed:
 
     def _publish_records(self, lines: bytes) -> None:
         self._records.send(self._records_topic + lines)
-
-    def _publish_event(self, message: bytes) -> None:
-        self._events.send(message)
 
     def _heartbeat(self, symbol: str | None) -> None:
         at = self._recorder.published
