@@ -148,7 +148,7 @@ class Standin:
                 raise ConfigError(f"the source cannot be read: {error}") from None
             if not self._outline.streams:
                 raise ConfigError("the source holds no messages (of these symbols)")
-        self._market = rest.Market(self._outline.symbols, self._outline.snapshots)
+        self._market = rest.Market(self._outline.symbols, self._outline.snapshots, self.options.weight_limit)
         if self._generator is not None:
             self._market.add(self._generator.begin(now_us))
             self._playing = asyncio.create_task(self._generate(self._generator))

@@ -287,7 +287,7 @@ def test_exchange_info_when_asked_then_describes_the_symbols(synthetic: Standin)
         ("ETHUSDT", "TRADING", "ETH", "USDT")
     ]
     assert {each["filterType"] for each in one[0]["filters"]} == {"PRICE_FILTER", "LOT_SIZE", "NOTIONAL"}
-    assert everything["rateLimits"][0]["limit"] == 6000
+    assert everything["rateLimits"][0]["limit"] == 100_000
     assert abs(json.loads(synthetic.get("/api/v3/time").data)["serverTime"] / 1000 - time.time()) < 60
 
 

@@ -121,9 +121,12 @@ def _cut(snapshot: bytes, limit: int) -> bytes:
 class Market:
     """All symbols as they stand after the messages so far."""
 
-    def __init__(self, symbols: Iterable[str], snapshots: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, symbols: Iterable[str], snapshots: Mapping[str, bytes], weight_limit: int = WEIGHT_LIMIT
+    ) -> None:
         self.symbols = tuple(symbols)
         self._snapshots = dict(snapshots)
+        self._weight_limit = weight_limit
         self.begin()
 
     def begin(self) -> None:
@@ -199,7 +202,12 @@ class Market:
             "timezone": "UTC",
             "serverTime": now_ms,
             "rateLimits": [
-                {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": WEIGHT_LIMIT},
+                {
+                    "rateLimitType": "REQUEST_WEIGHT",
+                    "interval": "MINUTE",
+                    "intervalNum": 1,
+                    "limit": self._weight_limit,
+                },
                 {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 300_000},
             ],
             "exchangeFilters": [],
