@@ -23,11 +23,15 @@ class CodecError(Exception):
     """A file that cannot be decompressed: the message names it and the offset."""
 
 
+class MissingPackageError(CodecError):
+    """Nothing is wrong with the file, but with what is installed here."""
+
+
 def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise CodecError("zstd needs one more package: install trade-archivist[daemons]") from None
+        raise MissingPackageError("zstd needs one more package: install trade-archivist[daemons]") from None
     return zstandard
 
 
@@ -68,8 +72,8 @@ def chunks(path: Path) -> Iterator[bytes]:
         elif path.suffix == SEALED["zstd"]:
             try:
                 zstandard = _zstandard()
-            except CodecError as error:
-                raise CodecError(f"{path}: {error}") from None
+            except MissingPackageError as error:
+                raise MissingPackageError(f"{path}: {error}") from None
             yield from _inflated(path, file, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError)
         else:
             yield from iter(lambda: file.read(CHUNK_BYTES), b"")
@@ -98,9 +102,7 @@ def _inflated(path: Path, file: IO[bytes], begin: Callable[[], Any], error: type
 
 
 def _damaged(path: Path, offset: int, what: str) -> CodecError:
-    return CodecError(
-        f"{path} offset {offset}: {what}: restore the file from a copy; `trade-archivist verify` proves it"
-    )
+    return CodecError(f"{path} offset {offset}: {what}: restore it from a copy; `trade-archivist verify` proves it")
 
 
 def lines(path: Path) -> Iterator[bytes]:

@@ -95,6 +95,8 @@ def decode(line: bytes) -> Record:
         raise RecordError(f"not a record ({error}): {line[:80]!r}") from None
     if type(seq) is not int or type(ts_recv) is not int or type(kind) is not str:
         raise RecordError(f"not a record (seq, ts_recv or kind has the wrong type): {line[:80]!r}")
+    if not line.endswith(b"}"):
+        raise RecordError(f"not a whole record: {line[:80]!r}")
     return Record(seq, ts_recv, kind, head.get("conn"), head.get("channel"), head.get("symbol"), head, payload)
 
 

@@ -78,7 +78,7 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
 
 def _describe(raw: bytes) -> dict[str, Any]:
     """What a block holds: counts, and the ranges of `seq` and `ts_recv`."""
-    stamps = [int(stamp) for stamp in {stamp for stamp in _STAMPS.findall(raw)}]
+    stamps = [int(stamp) for stamp in set(_STAMPS.findall(raw))]
     last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
     return {
         "raw_bytes": len(raw),

@@ -55,7 +55,7 @@ class Archived:
     known: bool = False  # whether a file was there
 
     def trusted(self, boot_id: str) -> int:
-        """How far the files are complete for who reads on this boot: a power loss may have taken what was not synced."""
+        """How far the files are complete for who reads on this boot: a power loss may take what was not synced."""
         return self.complete if boot_id and boot_id == self.boot_id else self.fsynced
 
     @property

@@ -1,0 +1,131 @@
+"""What an exchange's directory holds, by names and manifests: the files to be proved, and what else lies there."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from .codec import CodecError, lines
+from .disk import Disk
+from .inspection import Finding
+from .record import RecordError, seq_of
+from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, symbol_dirs
+
+RESTORE_MANIFEST = "restore the manifest from a copy"
+TABLES = ".parquet"
+
+
+class Candidate(NamedTuple):
+    """A file that counts. `first` and `last` are its numbers as far as is known in advance."""
+
+    first: int
+    last: int
+    path: Path
+    place: tuple[int, int] | None  # of its line in the manifest: offset and length; None where it has none
+
+    @property
+    def symbol(self) -> str | None:
+        return symbol_of(self.path.parent)
+
+
+class Hole(NamedTuple):
+    """Numbers that a manifest names as lost."""
+
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass
+class Survey:
+    candidates: list[Candidate] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def symbol_of(month: Path) -> str | None:
+    """The symbol whose records lie in a month's directory."""
+    name = month.parent.name
+    return None if name == NO_SYMBOL else decode_symbol(name)
+
+
+def survey(disk: Disk, directory: Path) -> Survey:
+    """The files of an exchange, by their first numbers."""
+    found = Survey()
+    for symbol_dir in symbol_dirs(disk, directory):
+        for month in month_dirs(disk, symbol_dir):
+            _survey_month(disk, month, found)
+    found.candidates.sort()
+    found.holes.sort()
+    return found
+
+
+def _survey_month(disk: Disk, month: Path, found: Survey) -> None:
+    names = set(disk.names(month))  # before the manifest: what is sealed meanwhile stands in it
+    sealed = _read_manifest(disk, month, found)
+    found.candidates += sealed.values()
+    counted = {candidate.path.name for candidate in sealed.values()} | {name + OPEN for name in sealed}
+    for name in sorted(names - counted - {MANIFEST}):
+        path, stem = month / name, name.rpartition(".")[0]
+        if name.endswith(OPEN):
+            found.candidates.append(_open_candidate(disk, path))
+        elif name.endswith(tuple(SEALED.values())):
+            if stem in sealed or stem + OPEN in names:
+                found.notes.append(f"{path}: not committed (sealing was stopped): another file stands for it")
+            else:
+                found.candidates.append(Candidate(_first(path), 0, path, None))
+        elif ".damaged" in name:
+            found.notes.append(f"{path}: set aside by a repair")
+        elif name.endswith(".tmp"):
+            found.notes.append(f"{path}: unfinished; sealing goes on, or was stopped and begins again")
+        elif not name.endswith(TABLES):
+            found.notes.append(f"{path}: no file of the archive")
+
+
+def _open_candidate(disk: Disk, path: Path) -> Candidate:
+    """An open file; the sealed one where it was sealed in this moment."""
+    try:
+        return Candidate(_first(path), 0, path, None)
+    except FileNotFoundError:
+        sealed = _read_manifest(disk, path.parent, Survey()).get(path.name.removesuffix(OPEN))
+        return sealed or Candidate(0, 0, path, None)
+
+
+def _first(path: Path) -> int:
+    """The first number of a file; 0 where that cannot be read: it is looked at before all others then."""
+    try:
+        return seq_of(next(lines(path), b""))
+    except (RecordError, CodecError):
+        return 0
+
+
+def _read_manifest(disk: Disk, month: Path, found: Survey) -> dict[str, Candidate]:
+    """The newest line of each sealed file. A torn last line is not there: its writer was killed, or is writing."""
+    try:
+        data = disk.read(month / MANIFEST)
+    except FileNotFoundError:
+        return {}
+    sealed: dict[str, Candidate] = {}
+    offset = 0
+    for line in data.split(b"\n")[:-1]:
+        try:
+            entry = orjson.loads(line)
+            if "hole" in entry:
+                found.holes.append(Hole(int(entry["hole"][0]), int(entry["hole"][1]), str(entry.get("reason"))))
+            else:
+                sealed[entry["name"]] = _candidate(month, entry, (offset, len(line)))
+        except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
+            found.findings.append(
+                Finding(str(month / MANIFEST), offset, "a damaged line of the manifest", RESTORE_MANIFEST)
+            )
+        offset += len(line) + 1
+    return sealed
+
+
+def _candidate(month: Path, entry: dict[str, Any], place: tuple[int, int]) -> Candidate:
+    name = str(entry["name"])
+    if not name.startswith(f"{month.parent.name}-") or "/" in name:
+        raise ValueError(name)
+    return Candidate(int(entry["seq"][0]), int(entry["seq"][1]), month / (name + SEALED[entry["codec"]]), place)
