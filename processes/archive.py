@@ -208,7 +208,8 @@ def where_to_look(config: Config, conf: Path) -> str:
         "storage": _shown(config.archive.storage),
         "events": ", ".join(each.events for each in config.feeds.values()),
         "five trades": _shown_command("-c", f"'{subscribe}'"),
-        "follow": f"{_shown(Path(sys.executable).with_name('trade-archivist'))} follow {name} {feed.symbols[0]}",
+        "follow": f"{_research()} follow {name} {feed.symbols[0]} --events {feed.events}",
+        "prove": f"{_research()} verify {shlex.quote(_shown(config.archive.storage))}",
         "processes": _shown_command("-m", "supervisor.supervisorctl", "-c", shlex.quote(_shown(conf)), "status"),
         "their logs": "here" if _reopens_stdout() else _shown(conf.parent / "*.log"),
         "stop": "Ctrl-C",
@@ -221,6 +222,10 @@ def where_to_look(config: Config, conf: Path) -> str:
 def _shown(path: Path) -> str:
     """A path from where the user stands, where that is shorter."""
     return min(os.path.relpath(path), str(path.absolute()), key=len)
+
+
+def _research() -> str:
+    return shlex.quote(_shown(Path(sys.executable).with_name("trade-archivist")))
 
 
 def _shown_command(*words: str) -> str:

@@ -1,0 +1,116 @@
+"""What the README shows, runs: the blocks below `<!-- test: NAME -->`, on free ports and in a folder of its own."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+DEADLINE_S = 120.0
+
+
+def blocks() -> dict[str, str]:
+    return dict(re.findall(r"<!-- test: (\w+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def ports() -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme") / "sandbox-dir"
+
+
+@pytest.fixture(scope="module")
+def sandbox(ports: list[int], storage: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The README's first command."""
+    listen, events, standin = ports
+    environ = os.environ | {
+        "TRADE_ARCHIVIST_ARCHIVE__STORAGE": str(storage),
+        "TRADE_ARCHIVIST_HISTORY__LISTEN": f"127.0.0.1:{listen}",
+        "TRADE_ARCHIVIST_STANDIN__PORT": str(standin),
+        "TRADE_ARCHIVIST_FEED__BINANCE__EVENTS": f"tcp://127.0.0.1:{events}",
+        "TRADE_ARCHIVIST_FEED__BINANCE__WS_URL": f"ws://127.0.0.1:{standin}",
+        "TRADE_ARCHIVIST_FEED__BINANCE__REST_URL": f"http://127.0.0.1:{standin}",
+    }
+    command = blocks()["sandbox"]
+    process = subprocess.Popen(["bash", "-ec", command], cwd=ROOT, env=environ, start_new_session=True)
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(DEADLINE_S)
+
+
+def test_readme_marks_its_blocks() -> None:
+    assert set(blocks()) == {"sandbox", "follow", "watch", "verify"}
+
+
+def test_watching_prints_trades_of_both_symbols(
+    sandbox: subprocess.Popen[bytes], ports: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "watch.py").write_text(blocks()["watch"].replace("127.0.0.1:9011", f"127.0.0.1:{ports[1]}"))
+    command = [str(ROOT / ".venv" / "bin" / "python"), "-u", str(tmp_path / "watch.py")]
+    wanted = {"BTCUSDT", "ETHUSDT"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+        signal.signal(signal.SIGALRM, lambda *_: watch.kill())
+        signal.alarm(int(DEADLINE_S))
+        assert watch.stdout is not None
+        for line in watch.stdout:
+            symbol, side, price, *_ = line.split()
+            assert side in ("buy", "sell")
+            assert float(price) > 0
+            wanted.discard(symbol)
+            if not wanted:
+                break
+        signal.alarm(0)
+        watch.kill()
+    assert wanted == set()
+
+
+def run(commands: str) -> str:
+    """Run shell lines in the checkout, which must succeed, and give what they print."""
+    done = subprocess.run(
+        ["bash", "-ec", commands], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, f"{commands}{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_following_prints_events_of_the_channels_asked(sandbox: subprocess.Popen[bytes], ports: list[int]) -> None:
+    printed = run(blocks()["follow"].replace("127.0.0.1:9011", f"127.0.0.1:{ports[1]}"))
+    events = [json.loads(line) for line in printed.splitlines()]
+    assert len(events) == 10
+    assert {event["symbol"] for event in events} == {"BTCUSDT"}
+    assert {event["channel"] for event in events} <= {"trade", "quote", "gap"}
+
+
+def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_after(
+    sandbox: subprocess.Popen[bytes], storage: Path
+) -> None:
+    commands = blocks()["verify"].replace("sandbox-dir", shlex.quote(str(storage)))
+    assert "BTCUSDT" in run(commands)
+    os.killpg(sandbox.pid, signal.SIGINT)
+    sandbox.wait(DEADLINE_S)
+    assert "BTCUSDT" in run(commands)
+
+
+def test_the_documented_options_and_keys_exist() -> None:
+    """Every `--option` that the README shows is one of the command that it is shown with."""
+    helped = run(".venv/bin/python -m processes.archive --help")
+    (shown,) = re.findall(r"-m processes\.archive (.*)", README)
+    assert [option for option in re.findall(r"--[a-z-]+", shown) if option not in helped] == []
