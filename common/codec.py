@@ -7,7 +7,7 @@ zstandard is imported only where a `.zst` file is read or written: the library w
 """
 
 import bz2
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,16 +105,25 @@ def _damaged(path: Path, offset: int, what: str) -> CodecError:
     return CodecError(f"{path} offset {offset}: {what}: restore it from a copy; `trade-archivist verify` proves it")
 
 
+def pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks of lines cut anew, so that pieces hold whole lines; at last, where they are torn, what has no end."""
+    rest: list[bytes] = []
+    for chunk in chunks:
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            yield b"".join((*rest, chunk[:end]))
+            rest = [chunk[end:]]
+        else:
+            rest.append(chunk)
+    if torn := b"".join(rest):
+        yield torn
+
+
 def lines(path: Path) -> Iterator[bytes]:
-    """The whole record lines of any archive file, without their `\\n`.
+    """The whole record lines of any archive file, without their `\\n`. Raises as `chunks`.
 
     A torn last line (the file is being written) is left out.
     """
-    rest: list[bytes] = []
-    for chunk in chunks(path):
-        end = chunk.rfind(b"\n") + 1
-        if not end:
-            rest.append(chunk)
-            continue
-        yield from b"".join((*rest, chunk[: end - 1])).split(b"\n")
-        rest = [chunk[end:]]
+    for piece in pieces(chunks(path)):
+        if piece.endswith(b"\n"):
+            yield from piece[:-1].split(b"\n")

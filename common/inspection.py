@@ -3,7 +3,6 @@
 import hashlib
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import lt
 from pathlib import Path
@@ -12,7 +11,7 @@ from zlib import crc32
 
 import orjson
 
-from .codec import CodecError, MissingPackageError, chunks, decompress
+from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
 from .mending import looks_whole
 from .record import DATA, RecordError, accepts, decode, seq_of
@@ -127,7 +126,7 @@ def read_each_line(raw: bytes, symbol: str | None, after: int, *, deep: bool) ->
 def inspect_open(path: Path, symbol: str | None) -> Inspected:
     """Raises FileNotFoundError where it was sealed meanwhile."""
     found = Inspected(path, sealed=False)
-    for raw in _pieces(path):
+    for raw in pieces(chunks(path)):
         if raw.endswith(b"\n"):
             lines = read_each_line(raw, symbol, found.last, deep=True)
             found.take(lines, raw.count(b"\n"))
@@ -137,19 +136,6 @@ def inspect_open(path: Path, symbol: str | None) -> Inspected:
             found.torn = found.size, raw[:32]
         found.size += len(raw)
     return found
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    """Any archive file in pieces of whole lines; at last, where it is torn, what has no end."""
-    rest = b""
-    for chunk in chunks(path):
-        rest += chunk
-        end = rest.rfind(b"\n") + 1
-        if end:
-            yield rest[:end]
-            rest = rest[end:]
-    if rest:
-        yield rest
 
 
 def torn_seq(start: bytes) -> int | None:
@@ -246,7 +232,7 @@ def inspect_uncommitted(path: Path, symbol: str | None) -> Inspected:
     found = Inspected(path, sealed=True, size=path.stat().st_size)
     found.find(None, "stands in no manifest", "restore manifest.jsonl from a copy")
     try:
-        for raw in _pieces(path):
+        for raw in pieces(chunks(path)):
             lines = read_lines(raw, symbol, found.last)
             found.take(lines, raw.count(b"\n"))
             for _, what in lines.bad:
