@@ -76,6 +76,23 @@ def count(text: str) -> int:
     return number
 
 
+class _Command(argparse.ArgumentParser):
+    """Takes options before, between and behind the files."""
+
+    _is_inside = False
+
+    def parse_known_args(  # type: ignore[override]  # typeshed's overloads say the same in four ways
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._is_inside:
+            return super().parse_known_args(args, namespace)
+        self._is_inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inside = False
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(
         prog="trade-archivist",
@@ -84,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     main_parser.add_argument("--version", action="version", version=f"trade-archivist {__version__}")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(name: str, text: str, epilog: str) -> argparse.ArgumentParser:
         return commands.add_parser(
