@@ -86,31 +86,33 @@ def encode(
 
 def decode(line: bytes) -> Record:
     """Take one line apart (with or without its `\\n`). Raises RecordError."""
-    line = line.rstrip(b"\n")
-    end, payload = _split(line)
+    end = line.find(DATA)
     try:
-        head = orjson.loads(line[:end] + b"}" if payload is not None else line)
+        if end >= 0 and line.find(BASE64, 0, end) < 0:
+            payload: bytes | None = line[end + len(DATA) : -2 if line.endswith(b"\n") else -1]
+            head = orjson.loads(line[:end] + b"}")
+        else:
+            head, payload = _without_data(line)
         seq, ts_recv, kind = head["seq"], head["ts_recv"], head["kind"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"not a record ({error}): {line[:80]!r}") from None
     if type(seq) is not int or type(ts_recv) is not int or type(kind) is not str:
         raise RecordError(f"not a record (seq, ts_recv or kind has the wrong type): {line[:80]!r}")
-    if not line.endswith(b"}"):
+    if not line.endswith((b"}", b"}\n")):
         raise RecordError(f"not a whole record: {line[:80]!r}")
-    return Record(seq, ts_recv, kind, head.get("conn"), head.get("channel"), head.get("symbol"), head, payload)
+    get = head.get
+    return Record(seq, ts_recv, kind, get("conn"), get("channel"), get("symbol"), head, payload)
 
 
-def _split(line: bytes) -> tuple[int, bytes | None]:
-    """Where the head ends, and the payload (None where there is none)."""
-    data, encoded = line.find(DATA), line.find(BASE64)
-    if data >= 0 and (encoded < 0 or data < encoded):
-        return data, line[data + len(DATA) : -1]
-    if encoded < 0:
-        return len(line), None
-    try:
-        return encoded, base64.b64decode(line[encoded + len(BASE64) : -2], validate=True)
-    except ValueError as error:
-        raise RecordError(f"base64 payload: {error}: {line[:80]!r}") from None
+def _without_data(line: bytes) -> tuple[Any, bytes | None]:
+    """Head and payload of a line whose payload is in base64, or that has none. Raises ValueError."""
+    line = line.removesuffix(b"\n")
+    end = line.find(BASE64)
+    if end < 0:
+        return orjson.loads(line), None
+    if not line.endswith(b'"}'):
+        raise ValueError("the payload has no end")
+    return orjson.loads(line[:end] + b"}"), base64.b64decode(line[end + len(BASE64) : -2], validate=True)
 
 
 def seq_of(line: bytes) -> int:
