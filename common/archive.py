@@ -5,13 +5,15 @@ holds everything. Rules 6–8 of the protocol are kept here and in `intake`.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import orjson
 
+from .codec import decompress
 from .disk import AppendFile, Disk, set_aside
 from .mending import is_record, mend
 from .record import RecordError, decode, seq_of, whole_lines
@@ -27,9 +29,11 @@ from .storage import (
     month_dirs,
     open_files,
     read_archived,
+    read_synced,
     sealed_lines,
     symbol_dirs,
     write_archived,
+    write_synced,
 )
 
 DAY_NS = 86_400 * 1_000_000_000
@@ -53,6 +57,7 @@ class OpenFile:
     first_ts: int
     last: int  # number of its last record, buffered ones included
     size: int  # bytes that stand in the file
+    crc: int  # CRC32 of them
     buffer: list[bytes] = field(default_factory=list)
     buffered: int = 0
     dirty: bool = True  # written since its last sync
@@ -81,6 +86,7 @@ class ArchiveWriter:
         self._held: dict[int, int] = {}  # numbers above `position` that a file holds already: CRC32 of the line
         self._written = -1
         self._fsynced = 0
+        self._highest = 0
         self._new_dirs: set[Path] = set()
         self._last_ts = 0
 
@@ -92,13 +98,15 @@ class ArchiveWriter:
         archived = read_archived(self._disk, self._directory)
         other_boot = archived.known and archived.trusted(self._boot_id) != archived.complete
         self.position = archived.trusted(self._boot_id)
-        self._fsynced = archived.fsynced
+        self._fsynced, self._highest = archived.fsynced, archived.highest
         if not archived.known:
             self.position = self._position_without_archived(journal_front)
             self._fsynced = 0
-        self._mend_all(journal_front)
+        refilled = self._mend_all(journal_front)
+        if other_boot:
+            write_synced(self._disk, self._directory, {})  # or what is cut now would look damaged after a kill
         for symbol_dir in symbol_dirs(self._disk, self._directory):
-            self._open_symbol(symbol_dir, cut=other_boot)
+            self._open_symbol(symbol_dir, cut=other_boot or symbol_dir in refilled)
         if self.position != archived.complete:
             self._write_archived(durable=True)
 
@@ -118,13 +126,19 @@ class ArchiveWriter:
         self._report(f"{self._directory} archived.json and the journal are lost: going on after the last record here")
         return max([*ends, *tails])
 
-    def _mend_all(self, journal_front: int | None) -> None:
-        position = self.position
+    def _mend_all(self, journal_front: int | None) -> set[Path]:
+        """Mend every file; returns the symbols' directories that the journal refills, from the position on."""
+        position, refilled = self.position, set()
+        synced = read_synced(self._disk, self._directory)
         for path in open_files(self._disk, self._directory):
-            lowered, holes = mend(self._disk, path, position, journal_front, self._report)
-            self.position = min(self.position, lowered)
+            known = synced.get(str(path.relative_to(self._directory)))
+            lowered, holes = mend(self._disk, path, known, position, journal_front, self._report)
+            if lowered < position:
+                self.position = min(self.position, lowered)
+                refilled.add(path.parents[1])
             for first, last in holes:
                 append_hole(self._disk, self._directory, first, last, "damaged", self._disk.mtime_ns(path))
+        return refilled
 
     def _tail_seq(self, path: Path) -> int:
         lines, _ = whole_lines(self._disk.read(path))
@@ -139,6 +153,9 @@ class ArchiveWriter:
             for path in (month / name for name in names if name.removesuffix(OPEN) not in sealed):
                 if (opened := self._take_up(path, cut=cut)) is not None:
                     found.append(opened)
+            for line in sealed.values():
+                if line["seq"][1] > self.position:
+                    self._held.update((seq_of(record), crc32(record)) for record in self._sealed_records(month, line))
             for path in (month / name for name in names if name.removesuffix(OPEN) in sealed):
                 self._disk.remove(path)  # sealed: only its removal was missing
         found.sort(key=lambda opened: (opened.first_ts, opened.path))
@@ -147,6 +164,14 @@ class ArchiveWriter:
             self.turned.append((opened.path, opened.last))
         if found:
             self._files[_key(symbol_dir.name)] = found[-1]
+
+    def _sealed_records(self, month: Path, line: dict[str, Any]) -> Iterator[bytes]:
+        """The records above the position that a sealed file holds (the position went back behind damage)."""
+        data = self._disk.read(month / line["file"])
+        for block in line["blocks"]:
+            if block["seq"][1] > self.position:
+                raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
+                yield from (record for record in whole_lines(raw)[0] if seq_of(record) > self.position)
 
     def _take_up(self, path: Path, *, cut: bool) -> OpenFile | None:
         """Check a file and cut what is torn, damaged, or (after another boot) was not synced."""
@@ -159,7 +184,7 @@ class ArchiveWriter:
             size -= len(line)
             self._held[seq] = crc32(line)
         if cut and size < len(data):
-            set_aside(self._disk, path, size, self._report, "was not synced when the machine went down")
+            set_aside(self._disk, path, size, self._report, "not to be trusted beyond the position, comes again")
             for line in lines:
                 self._held.pop(seq_of(line), None)
             lines, _ = whole_lines(data[:size])
@@ -167,7 +192,8 @@ class ArchiveWriter:
             self._disk.remove(path)
             return None
         first, last = decode(lines[0]), seq_of(lines[-1])
-        return OpenFile(path, self._disk.open(path), first.ts_recv, last, sum(map(len, lines)))
+        size, crc = sum(map(len, lines)), crc32(b"".join(lines))
+        return OpenFile(path, self._disk.open(path), first.ts_recv, last, size, crc)
 
     # -- records -------------------------------------------------------------------------------------------------
 
@@ -208,7 +234,7 @@ class ArchiveWriter:
             opened.file.close()
             self.turned.append((opened.path, opened.last))
         path = self._new_path(symbol, ts_recv)
-        self._files[symbol] = OpenFile(path, self._disk.open(path), ts_recv, 0, 0)
+        self._files[symbol] = OpenFile(path, self._disk.open(path), ts_recv, 0, 0, 0)
         return self._files[symbol]
 
     def _new_path(self, symbol: bytes, ts_recv: int) -> Path:
@@ -247,6 +273,7 @@ class ArchiveWriter:
     def _cut_files(self, keep: int) -> None:
         for opened in self._files.values():
             opened.file.close()
+        write_synced(self._disk, self._directory, {})
         self._files.clear()
         self.turned.clear()
         self._held.clear()
@@ -273,8 +300,15 @@ class ArchiveWriter:
         while self._new_dirs:
             self._disk.sync_dir(max(self._new_dirs, key=lambda path: len(path.parts)))
             self._new_dirs.remove(max(self._new_dirs, key=lambda path: len(path.parts)))
+        self._tell_synced()
         self._fsynced = self.position
         self._write_archived(durable=True)
+
+    def _tell_synced(self) -> None:
+        """Keep what the synced files hold, so that damage is found by the next start."""
+        files = self._files.values()
+        synced = {str(opened.path.relative_to(self._directory)): (opened.size, opened.crc) for opened in files}
+        write_synced(self._disk, self._directory, synced)
 
     def sealable(self) -> list[Path]:
         """Full files whose every record is synced and told so: they may be sealed. Each is given out once."""
@@ -296,13 +330,16 @@ class ArchiveWriter:
             opened.file.truncate(opened.size)
             raise OSError(28, "no space left for the archive", str(opened.path))
         opened.size += len(data)
+        opened.crc = crc32(data, opened.crc)
         self.buffered -= len(data)
         opened.buffer.clear()
         opened.buffered = 0
         opened.dirty = True
 
     def _write_archived(self, *, durable: bool) -> None:
-        archived = Archived(self.position, min(self._fsynced, self.position), self._boot_id, dict(self.processes))
+        self._highest = max(self._highest, self.position)
+        fsynced = min(self._fsynced, self.position)
+        archived = Archived(self.position, fsynced, self._boot_id, dict(self.processes), highest=self._highest)
         write_archived(self._disk, self._directory, archived, durable=durable)
         self._written = self.position
 

@@ -86,7 +86,7 @@ class Journal:
         journal_last = self._segments[-1].last if self._segments else 0
         archive_last = archived.trusted(self._boot_id)
         whole = bool(self._segments) and not damaged and (same_boot or (meta.get("clean") is True and not torn))
-        jumped = not whole or journal_last < max(archive_last, self._begins)
+        jumped = not whole or journal_last < max(archived.highest, self._begins)
         last = max(journal_last, archive_last)
         if jumped:
             # the archive's files may be ahead of what archived.json says of them, by less than a step

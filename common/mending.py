@@ -7,9 +7,10 @@ that still reaches back; where it does not, the good records stay and the lost r
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from .disk import Disk, free_name, set_aside
-from .record import RecordError, decode, seq_of, whole_lines
+from .record import RecordError, accepts, decode, seq_of, whole_lines
 
 
 class Mended(NamedTuple):
@@ -20,7 +21,7 @@ class Mended(NamedTuple):
 
 
 def looks_whole(data: bytes) -> bool:
-    """Whether nothing in a file is torn, as far as counting tells: each line begins and ends as a record does."""
+    """Whether nothing in a piece of a file is torn, as far as counting tells: each line begins and ends as a record."""
     lines = data.count(b"\n")
     return not data or (
         data.startswith(b'{"seq":')
@@ -32,40 +33,62 @@ def looks_whole(data: bytes) -> bool:
 
 
 def is_record(line: bytes) -> bool:
+    """Whether a line is a record, and JSON as a whole: two torn ones do not pass as one."""
     try:
         decode(line)
     except RecordError:
         return False
-    return True
+    return accepts(line)
 
 
-def mend(disk: Disk, path: Path, position: int, journal_front: int | None, report: Callable[[str], None]) -> Mended:
-    """Repair one `.open` file of an archive whose records up to `position` count as complete."""
+def mend(
+    disk: Disk,
+    path: Path,
+    synced: tuple[int, int] | None,
+    position: int,
+    journal_front: int | None,
+    report: Callable[[str], None],
+) -> Mended:
+    """Repair one `.open` file of an archive whose records up to `position` count as complete.
+
+    `synced` is the size and CRC32 that the file had when it was synced last, None where that is not known.
+    """
     data = disk.read(path)
-    if looks_whole(data):
+    size, crc = synced or (0, 0)
+    intact = len(data) >= size and crc32(data[:size]) == crc
+    lines, torn = whole_lines(data[size:] if intact else data)
+    if intact and not torn and all(map(is_record, lines)):
         return Mended(position, [])
-    good, holes, end, last = _salvage(data, position)
-    if _is_torn_write(data[end:], position):
+    if not data:  # what it held cannot be told: the journal gives back what it has, `verify` tells the rest
+        report(f"{path} was emptied: refilled from the journal")
+        return Mended(position if journal_front is None else min(position, journal_front - 1), [])
+    good, holes, end, last = _salvage(data, position, truncated=len(data) < size)
+    if end == len(data) and not intact and len(data) >= size:
+        end, last = 0, seq_of(data) - 1  # whole lines, but not those that were synced: none is to be trusted
+    if intact and _is_torn_write(data[end:], position):
         set_aside(disk, path, end, report, "torn")
         return Mended(position, [])
     if journal_front is not None and journal_front <= last + 1:
         set_aside(disk, path, end, report, f"damaged, refilled from the journal after record {last}")
         return Mended(min(position, last), [])
+    _keep(disk, path, data, b"".join(good), end, report)
+    return Mended(position, holes)
+
+
+def _keep(disk: Disk, path: Path, data: bytes, good: bytes, end: int, report: Callable[[str], None]) -> None:
+    """Put the good records in the file's place, and the file as it was aside."""
     aside = free_name(disk, path.with_name(path.name + ".damaged"))
     temporary = path.with_name(path.name + ".tmp")
-    disk.write(temporary, b"".join(good))
+    disk.write(temporary, good)
     disk.sync_file(temporary)
     disk.write(aside, data)
     disk.sync_file(aside)
     disk.rename(temporary, path)
     disk.sync_dir(path.parent)
-    report(
-        f"{path} damaged at offset {end}: {len(good)} whole records kept, the file as it was set aside as {aside.name}"
-    )
-    return Mended(position, holes)
+    report(f"{path} damaged at offset {end}: its whole records are kept, the file as it was set aside as {aside.name}")
 
 
-def _salvage(data: bytes, position: int) -> tuple[list[bytes], list[tuple[int, int]], int, int]:
+def _salvage(data: bytes, position: int, *, truncated: bool) -> tuple[list[bytes], list[tuple[int, int]], int, int]:
     """The whole records in order, the ranges lost between them, and where the first damage lies: offset, last number.
 
     Behind the damage only what the archive counts as its own is kept: the journal has the rest.
@@ -89,9 +112,9 @@ def _salvage(data: bytes, position: int) -> tuple[list[bytes], list[tuple[int, i
             good.append(line)
             last, pending = seq, False
         place += len(line)
-    if torn:
+    if torn or truncated:
         damage = damage or (place, last)
-    if last < position and (pending or torn):
+    if last < position and (pending or torn or truncated):
         holes.append((last + 1, position))
     end, last_before = damage or (place, last)
     return good, holes, end, last_before

@@ -21,6 +21,7 @@ from .disk import Disk, free_name, replace
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
 MANIFEST = "manifest.jsonl"
+SYNCED = ".synced.json"
 OPEN = ".open"
 SEALED = {"bz2": ".bz2", "zstd": ".zst"}
 
@@ -53,24 +54,20 @@ class Archived:
     boot_id: str = ""
     processes: dict[str, Any] = field(default_factory=dict)
     known: bool = False  # whether a file was there
+    highest: int = 0  # the highest number that the archive ever took: it never goes back
 
     def trusted(self, boot_id: str) -> int:
         """How far the files are complete for who reads on this boot: a power loss may take what was not synced."""
         return self.complete if boot_id and boot_id == self.boot_id else self.fsynced
-
-    @property
-    def highest(self) -> int:
-        """The highest number that it knows to have been used."""
-        return max(self.complete, self.fsynced)
 
 
 def read_archived(disk: Disk, directory: Path) -> Archived:
     """What `archived.json` says; nothing known where it is missing or damaged (the files themselves then speak)."""
     try:
         data = orjson.loads(disk.read(directory / ARCHIVED))
-        return Archived(
-            int(data["complete"]), int(data["fsynced"]), str(data["boot_id"]), data.get("processes", {}), True
-        )
+        complete, fsynced = int(data["complete"]), int(data["fsynced"])
+        highest = max(complete, fsynced, int(data.get("highest", 0)))
+        return Archived(complete, fsynced, str(data["boot_id"]), data.get("processes", {}), True, highest)
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return Archived()
 
@@ -79,10 +76,24 @@ def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: 
     data = {
         "complete": archived.complete,
         "fsynced": archived.fsynced,
+        "highest": archived.highest,
         "boot_id": archived.boot_id,
         "processes": archived.processes,
     }
     replace(disk, directory / ARCHIVED, orjson.dumps(data), durable=durable)
+
+
+def read_synced(disk: Disk, directory: Path) -> dict[str, tuple[int, int]]:
+    """Size and CRC32 of each `.open` file when it was synced last, by its path below the exchange's directory."""
+    try:
+        data = orjson.loads(disk.read(directory / SYNCED))
+        return {str(name): (int(size), int(crc)) for name, (size, crc) in data.items()}
+    except (FileNotFoundError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def write_synced(disk: Disk, directory: Path, synced: dict[str, tuple[int, int]]) -> None:
+    replace(disk, directory / SYNCED, orjson.dumps(synced), durable=True)
 
 
 def symbol_dirs(disk: Disk, directory: Path) -> list[Path]:

@@ -104,7 +104,7 @@ class Pipeline:
         self._symbols = symbols
         self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in {**FAST, **settings}.items()}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._feed_log_from = 0  # where the log of the last feed begins
+        self._feed_log_from: int | None = None  # where the log of the last feed begins
         self.log = directory / "log"
 
     def start(self, *names: str, **environ: str) -> None:
@@ -131,7 +131,8 @@ class Pipeline:
 
     def stop(self) -> None:
         """End everything as supervisord would; each must go of its own accord."""
-        until(lambda: b" begins, last " in self.log.read_bytes()[self._feed_log_from :], "the feed has begun")
+        if self._feed_log_from is not None:
+            until(lambda: b" begins, last " in self.log.read_bytes()[self._feed_log_from :], "the feed has begun")
         for name in ("feed", "archiver"):
             if (child := self._children.pop(name, None)) is not None:
                 child.send_signal(signal.SIGTERM)
@@ -152,7 +153,7 @@ class Pipeline:
 
     def give_back(self, children: dict[str, subprocess.Popen[bytes]]) -> None:
         self._children.update(children)
-        self._feed_log_from = 0
+        self._feed_log_from = None
 
     def pid(self, name: str) -> int:
         return self._children[name].pid

