@@ -11,10 +11,9 @@ from typing import Any
 import orjson
 
 from .adapter import Adapter, version
-from .book import RangeSync
 from .events import CHANNELS, GAP, Action, Event, Snapshot, Update
 from .record import Record
-from .topic import Gap, Missing, Topic
+from .topic import Gap, Missing, SymbolState, Topic
 
 Published = tuple[bytes, Event]  # the topic with its space, and the event
 
@@ -23,18 +22,6 @@ Work = tuple[int, int, int, Update] | Record
 
 _MISSING_MAX = 100  # outstanding backfills of a topic
 _RESET_BELOW = 10_000  # an id so far below the last one is no repetition: the exchange counts anew
-
-
-class SymbolState:
-    """Everything that `normalise` carries for one symbol."""
-
-    __slots__ = ("channels", "gaps", "name", "sync")
-
-    def __init__(self, exchange: str, name: str, start: int, channels: Collection[str]) -> None:
-        self.name = name
-        self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
-        self.gaps = Topic(exchange, GAP, name, start)
-        self.sync = RangeSync()
 
 
 class Normaliser:
@@ -313,30 +300,19 @@ class Normaliser:
             return
         data = orjson.loads(record.payload or b"{}")
         if data.get("normaliser") == version(self._adapter):
-            self.symbols[name] = self._restored(name, data["state"])
+            self.symbols[name] = SymbolState.restored(self._exchange, name, data["state"])
 
     # -- state -----------------------------------------------------------------------------------------------
 
     def checkpoint(self, symbol: str) -> bytes:
         """The payload of a checkpoint record: the whole state of one symbol."""
-        state = self.symbols[symbol]
-        topics = {channel: topic.state() for channel, topic in state.channels.items()}
-        kept = {"topics": topics, "gaps": state.gaps.state(), "book": state.sync.state()}
-        return orjson.dumps({"normaliser": version(self._adapter), "state": kept})
+        return orjson.dumps({"normaliser": version(self._adapter), "state": self.symbols[symbol].state()})
 
     def positions(self, symbol: str) -> dict[str, tuple[int, int]]:
         """The last (`seq`, `part`) of each of a symbol's topics, for its heartbeat."""
         state = self.symbols[symbol]
         topics = {channel: (topic.last, topic.part) for channel, topic in state.channels.items()}
         return {**topics, GAP: (state.gaps.last, state.gaps.part)}
-
-    def _restored(self, name: str, kept: dict[str, Any]) -> SymbolState:
-        state = SymbolState(self._exchange, name, 0, kept["topics"])
-        for channel, topic in kept["topics"].items():
-            state.channels[channel].restore(topic)
-        state.gaps.restore(kept["gaps"])
-        state.sync = RangeSync.restored(kept["book"])
-        return state
 
     def _may_know(self, symbol: str) -> bool:
         if self._wanted is not None and symbol not in self._wanted:

@@ -63,7 +63,9 @@ class Recorder:
                 works.append(None)
                 others.append(message)
             if b"\n" in payload or b"\r" in payload:
-                lines.append(b'{"seq":%d%b%b%b' % (seq, received, place[: -len(DATA)], payload_part(payload, is_json=True)))
+                lines.append(
+                    b'{"seq":%d%b%b%b' % (seq, received, place[: -len(DATA)], payload_part(payload, is_json=True))
+                )
             else:
                 lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
             seq += 1
@@ -110,8 +112,8 @@ class Recorder:
                 return
             self._backlog.popleft()
 
-    @property
     def is_behind(self) -> bool:
+        """Whether something waits for room on the disk."""
         return bool(self._backlog)
 
     def _commit(self, lines: list[bytes], works: list[Work | None]) -> None:

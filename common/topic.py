@@ -1,9 +1,11 @@
-"""What `normalise` remembers of one topic (a channel of a symbol) from record to record."""
+"""What `normalise` remembers from record to record: of one topic (a channel of a symbol), and of a symbol."""
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
-from .events import Update, topic
+from .book import RangeSync
+from .events import GAP, Update, topic
 
 OVERLAP_MAX = 10_000
 """Frames of the other connection that are kept while two feed a topic."""
@@ -102,3 +104,29 @@ class Topic:
         self.gap = None if state["gap"] is None else Gap(*state["gap"])
         self.missing = [Missing(*miss) for miss in state["missing"]]
         self.held.extend(Update(*update) for update in state["held"])
+
+
+class SymbolState:
+    """Everything that `normalise` carries for one symbol."""
+
+    __slots__ = ("channels", "gaps", "name", "sync")
+
+    def __init__(self, exchange: str, name: str, start: int, channels: Collection[str]) -> None:
+        self.name = name
+        self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
+        self.gaps = Topic(exchange, GAP, name, start)
+        self.sync = RangeSync()
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it, for a checkpoint."""
+        topics = {channel: topic.state() for channel, topic in self.channels.items()}
+        return {"topics": topics, "gaps": self.gaps.state(), "book": self.sync.state()}
+
+    @classmethod
+    def restored(cls, exchange: str, name: str, kept: dict[str, Any]) -> "SymbolState":
+        state = cls(exchange, name, 0, kept["topics"])
+        for channel, of_topic in kept["topics"].items():
+            state.channels[channel].restore(of_topic)
+        state.gaps.restore(kept["gaps"])
+        state.sync = RangeSync.restored(kept["book"])
+        return state

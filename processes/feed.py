@@ -18,7 +18,6 @@ import random
 import selectors
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from common.connection import Connection
 from common.disk import Disk
 from common.events import HEARTBEAT, Action, topic
 from common.journal import Journal, JournalError
+from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
 from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
 from common.record import FORMAT
@@ -43,7 +43,7 @@ from common.recorder import Recorder
 from common.rest import Answer, Budget, RestClient
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
-from common.storage import ARCHIVED, read_archived
+from common.storage import read_archived
 from common.wires import Wires, replaced
 
 log = logging.getLogger("feed")
@@ -65,8 +65,6 @@ class Feed:
         self._normaliser = Normaliser(self._adapter)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._attempts: dict[Action, int] = {}
-        self._archived_mtime = 0
-        self._syncing: threading.Thread | None = None
         self._told_full = False
 
     def stop(self) -> None:
@@ -114,63 +112,55 @@ class Feed:
         return publisher
 
     def _begin(self, directory: Path) -> None:
-        settings = self._settings
-        boot = boot_id()
+        """Open the journal, append `start`, and set up what works from then on."""
+        settings, exchange_dir = self._settings, self._config.exchange_dir(self._exchange)
         self._journal = Journal(
             self._disk, directory, self._exchange,
-            boot_id=boot, segment_bytes=settings.journal_segment_bytes, max_bytes=settings.journal_max_bytes,
+            boot_id=boot_id(), segment_bytes=settings.journal_segment_bytes, max_bytes=settings.journal_max_bytes,
             report=lambda text: log.warning("%s %s", self._exchange, text),
         )  # fmt: skip
-        archived = read_archived(self._disk, self._config.exchange_dir(self._exchange))
         try:
-            opened = self._journal.open(time.time_ns() // 1000, archived)
+            opened = self._journal.open(time.time_ns() // 1000, read_archived(self._disk, exchange_dir))
         except JournalError as error:
             raise ConfigError(str(error)) from None
         debt = owed(self._disk, directory, self._adapter, opened.facts)
         self._recorder = Recorder(
             self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send
         )  # the events' socket without pyzmq's conveniences: half the time of a send
-        for symbol in settings.symbols:
-            for channel in settings.channels:
-                self._recorder.file_under(channel, symbol)
+        self._keeper = JournalKeeper(self._disk, self._journal, self._recorder, exchange_dir)
         subscriptions = {"symbols": list(settings.symbols), "channels": list(settings.channels)}
         self._run_seq = record_start(self._recorder, self._adapter, self._stamp(), opened, subscriptions, debt)
         first_conn = int(opened.facts.get("next_conn", 1))
         self._journal.remember(subscriptions=subscriptions, connections={}, next_conn=first_conn)
-        log.info(
-            "%s run %d begins, last %d%s",
-            self._exchange,
-            self._run_seq,
-            opened.last,
-            " (new journal)" if opened.jumped else "",
-        )
+        how = " (new journal)" if opened.jumped else ""
+        log.info("%s run %d begins, last %d%s", self._exchange, self._run_seq, opened.last, how)
+        self._set_up(first_conn)
+
+    def _set_up(self, first_conn: int) -> None:
+        settings = self._settings
+        symbols, channels = list(settings.symbols), list(settings.channels)
+        self._streams: dict[tuple[str, str], str] = {}
+        for symbol in symbols:
+            for name, place in self._adapter.streams(symbol, channels, list(settings.candle_intervals)).items():
+                self._recorder.file_under(*place)
+                self._streams[place] = name
         self._wires = Wires(
             self._adapter, settings, self._recorder, self._stamp, self._wake, self._remember_open, first_conn
         )
         base = replaced(self._adapter.REST_URL, settings.rest_url)
         self._rest = RestClient(base, settings.rest_timeout_s, Budget(self._adapter.WEIGHT_PER_MIN), self._deliver)
         self._rest.start()
-        self._rest.ask(None, self._adapter.instruments_request(list(settings.symbols)))
-        symbols = list(settings.symbols)
+        self._rest.ask(None, self._adapter.instruments_request(symbols))
         self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
         self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
         self._silence = Silence(settings.silence_s, time.monotonic())
-        self._streams = {
-            place: name
-            for symbol in symbols
-            for name, place in self._adapter.streams(
-                symbol, list(settings.channels), list(settings.candle_intervals)
-            ).items()
-        }
 
     def _end(self) -> None:
         """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
         self._rest.stop()
         self._wires.close_all("stopped")
         self._recorder.retry()
-        if self._syncing is not None:
-            self._syncing.join()
-        self._journal.close()
+        self._keeper.close()
         log.info("%s stopped at %d", self._exchange, self._recorder.published)
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -198,7 +188,7 @@ class Feed:
                 due_tick = now + min(TICK_S, self._settings.heartbeat_interval_s / 20)
             if now >= due_sync:
                 due_sync = now + self._settings.fsync_interval_s
-                self._sync()
+                self._keeper.sync()
             if now >= due_house:
                 due_house = now + HOUSEKEEPING_S
                 if parent.is_gone():
@@ -210,7 +200,7 @@ class Feed:
         while not self._answers.empty():
             self._take_answer(self._answers.get())
         self._wires.tick(now)
-        if self._recorder.is_behind:
+        if self._recorder.is_behind():
             self._wait_for_room()
         for symbol in self._heartbeats.due(now):
             self._heartbeat(symbol)
@@ -223,8 +213,8 @@ class Feed:
             self._clock.step = 0
             self._recorder.record(self._stamp(), "clock", payload=payload)
             log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
-        self._trim()
-        self._keep_within_bound()
+        self._keeper.trim()
+        self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
             for channel, topic_ in state.channels.items():
                 if self._silence.check(now, (channel, symbol), topic_.last):
@@ -255,7 +245,7 @@ class Feed:
         self._records.send(message)
 
     def _checkpoint(self, symbol: str | None) -> None:
-        if self._recorder.is_behind:
+        if self._recorder.is_behind():
             return
         payload = (
             orjson.dumps({"normaliser": version(self._adapter), "run": self._run_seq})
@@ -322,47 +312,10 @@ class Feed:
 
     # -- room --------------------------------------------------------------------------------------------------
 
-    def _sync(self) -> None:
-        if self._syncing is not None and self._syncing.is_alive():
-            return
-        self._syncing = threading.Thread(target=self._journal.sync_job(), name="fsync", daemon=True)
-        self._syncing.start()
-
-    def _trim(self) -> None:
-        """Let go what the archive holds synced, once its word of that is durable (rule 8)."""
-        directory = self._config.exchange_dir(self._exchange)
-        try:
-            mtime = (directory / ARCHIVED).stat().st_mtime_ns
-        except FileNotFoundError:
-            return
-        if mtime == self._archived_mtime:
-            return
-        archived = read_archived(self._disk, directory)
-        self._archived_mtime = mtime
-        if self._journal.can_trim(archived.fsynced):
-            self._disk.sync_file(directory / ARCHIVED)
-            self._disk.sync_dir(directory)
-            self._journal.trim(archived.fsynced)
-
-    def _keep_within_bound(self) -> None:
-        """The journal is full of what nobody archived: name what goes, durably, and drop it (rule 5)."""
-        last = self._journal.overflow()
-        if last is None or self._recorder.is_behind:
-            return
-        first = read_archived(self._disk, self._config.exchange_dir(self._exchange)).fsynced + 1
-        payload = orjson.dumps({"state": "open", "reason": "journal full", "first_seq": first, "last_seq": last})
-        self._recorder.record(self._stamp(), "gap", payload=payload)
-        if not self._recorder.is_behind:
-            self._journal.sync_job()()
-            self._journal.trim(last)
-            log.error(
-                "%s journal full: records %d to %d dropped; is the archiver running?", self._exchange, first, last
-            )
-
     def _wait_for_room(self) -> None:
         """The disk is full: what arrives is kept in memory up to a bound, then the connections are closed."""
         self._recorder.retry()
-        behind = self._recorder.is_behind
+        behind = self._recorder.is_behind()
         if behind and not self._told_full:
             log.error("%s journal: %s; keeping records in memory", self._exchange, self._journal.error)
         if not behind and self._told_full:

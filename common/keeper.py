@@ -1,0 +1,75 @@
+"""Keeping the feed's journal: durable every second, no longer than it must be, and within its bound."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from .disk import Disk
+from .journal import Journal
+from .recorder import Recorder
+from .storage import ARCHIVED, read_archived
+
+log = logging.getLogger("feed")
+
+
+class JournalKeeper:
+    """Rules 5 and 8 of the protocol, the feed's half. `sync` works in a thread of its own."""
+
+    def __init__(self, disk: Disk, journal: Journal, recorder: Recorder, exchange_dir: Path) -> None:
+        self._disk, self._journal, self._recorder, self._directory = disk, journal, recorder, exchange_dir
+        self._seen: tuple[int, int] | None = None  # time and size of the archived.json that was read last
+        self._syncing: threading.Thread | None = None
+
+    def sync(self) -> None:
+        """Begin to make what was appended durable, unless the last time still lasts."""
+        if self._syncing is None or not self._syncing.is_alive():
+            self._syncing = threading.Thread(target=_logged(self._journal.sync_job()), name="fsync", daemon=True)
+            self._syncing.start()
+
+    def close(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
+        self._journal.close()
+
+    def trim(self) -> None:
+        """Let go what the archive holds synced, once its word of that is durable (rule 8)."""
+        path = self._directory / ARCHIVED
+        try:
+            seen = (self._disk.mtime_ns(path), self._disk.size(path))
+        except FileNotFoundError:
+            return
+        if seen == self._seen:
+            return
+        archived = read_archived(self._disk, self._directory)
+        self._seen = seen
+        if self._journal.can_trim(archived.fsynced):
+            self._disk.sync_file(path)
+            self._disk.sync_dir(self._directory)
+            self._journal.trim(archived.fsynced)
+
+    def keep_within_bound(self, stamp: Callable[[], int]) -> None:
+        """The journal is full of what nobody archived: name what goes, durably, and drop it (rule 5)."""
+        last = self._journal.overflow()
+        if last is None or self._recorder.is_behind():
+            return
+        first = read_archived(self._disk, self._directory).fsynced + 1
+        payload = orjson.dumps({"state": "open", "reason": "journal full", "first_seq": first, "last_seq": last})
+        self._recorder.record(stamp(), "gap", payload=payload)
+        if self._recorder.is_behind():
+            return
+        self._journal.sync_job()()
+        self._journal.trim(last)
+        log.error("journal full: records %d to %d dropped; is the archiver running?", first, last)
+
+
+def _logged(act: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            act()
+        except OSError as error:
+            log.error("journal cannot be synced: %s", error)
+
+    return run
