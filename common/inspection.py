@@ -14,7 +14,7 @@ import orjson
 from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
 from .mending import looks_whole
-from .record import DATA, RecordError, accepts, decode, seq_of
+from .record import RecordError, accepts, decode, seq_of
 from .storage import SEALED
 
 RESTORE = "restore the file from a copy"
@@ -100,8 +100,8 @@ def read_each_line(raw: bytes, symbol: str | None, after: int, *, deep: bool) ->
     for line in raw.split(b"\n")[:-1]:
         try:
             record = decode(line)
-            if deep and record.payload is not None and DATA in line and not accepts(record.payload):
-                raise RecordError(f"the payload is not JSON: {line[:80]!r}")
+            if deep and not accepts(line):
+                raise RecordError(f"not JSON: {line[:80]!r}")
         except RecordError as error:
             bad.append((place, str(error)))
         else:
@@ -123,9 +123,10 @@ def read_each_line(raw: bytes, symbol: str | None, after: int, *, deep: bool) ->
 # -- open files ----------------------------------------------------------------------------------------------------
 
 
-def inspect_open(path: Path, symbol: str | None) -> Inspected:
-    """Raises FileNotFoundError where it was sealed meanwhile."""
+def inspect_open(path: Path, symbol: str | None, synced: tuple[int, int]) -> Inspected:
+    """`synced`: size and CRC32 when it was synced last. Raises FileNotFoundError where it was sealed meanwhile."""
     found = Inspected(path, sealed=False)
+    size, crc = synced[0], 0
     for raw in pieces(chunks(path)):
         if raw.endswith(b"\n"):
             lines = read_each_line(raw, symbol, found.last, deep=True)
@@ -134,7 +135,12 @@ def inspect_open(path: Path, symbol: str | None) -> Inspected:
                 found.find(found.size + offset, what, RESTART)
         else:
             found.torn = found.size, raw[:32]
+        crc = crc32(raw[: max(0, size - found.size)], crc)
         found.size += len(raw)
+    if found.size < size:
+        found.find(found.size, f"ends here, {size} bytes were synced", RESTART)
+    elif crc != synced[1] and not found.findings:
+        found.find(0, f"its first {size} bytes are not those that were synced", RESTART)
     return found
 
 

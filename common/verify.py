@@ -7,7 +7,7 @@ all numbers ─▶ missing, doubled  `density`
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from .inspection import (
     torn_seq,
 )
 from .process import boot_id
-from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, sealed_lines, symbol_dirs
+from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, read_synced, sealed_lines, symbol_dirs
 from .survey import RESTORE_MANIFEST, Candidate, Hole, survey
 
 LOOKS = 3
@@ -37,6 +37,8 @@ LOOKS = 3
 
 COMPARED_MAX = 10
 """Doubled records whose bytes are compared."""
+
+Synced = Mapping[str, tuple[int, int]]
 
 Progress = Callable[[str, int, int], None]
 """Told the exchange, how many files are done, and of how many."""
@@ -92,10 +94,11 @@ def verify(directory: Path, jobs: int, progress: Progress | None = None) -> Repo
     """Prove one exchange's directory, also while it is written. Raises OSError where it cannot be read."""
     disk, boot = Disk(), boot_id()
     for _ in range(LOOKS):
-        before = read_archived(disk, directory)
-        report = _prove(disk, directory, before.trusted(boot) if before.known else None, jobs, progress)
+        before, synced = read_archived(disk, directory), read_synced(disk, directory)
+        report = _prove(disk, directory, before.trusted(boot) if before.known else None, synced, jobs, progress)
         after = read_archived(disk, directory)
-        if report.is_whole or (after.known == before.known and after.trusted(boot) >= before.trusted(boot)):
+        went_on = after.known == before.known and after.trusted(boot) >= before.trusted(boot)
+        if report.is_whole or (went_on and not _went_back(synced, read_synced(disk, directory))):
             break
     if before.known and before.trusted(boot) < before.complete:
         report.notes.append(
@@ -105,7 +108,14 @@ def verify(directory: Path, jobs: int, progress: Progress | None = None) -> Repo
     return report
 
 
-def _prove(disk: Disk, directory: Path, complete: int | None, jobs: int, progress: Progress | None) -> Report:
+def _went_back(before: Synced, after: Synced) -> bool:
+    """Whether the archiver has cut files meanwhile: what was synced is not there any more, rightly."""
+    return bool(before and not after) or any(after.get(name, was)[0] < was[0] for name, was in before.items())
+
+
+def _prove(
+    disk: Disk, directory: Path, complete: int | None, synced: Synced, jobs: int, progress: Progress | None
+) -> Report:
     found = survey(disk, directory)
     report = Report(directory.name, complete or 0, findings=found.findings, notes=found.notes, holes=found.holes)
     if complete is None and found.candidates:
@@ -114,7 +124,8 @@ def _prove(disk: Disk, directory: Path, complete: int | None, jobs: int, progres
         mend = "restart the archiver, it writes it anew"
         report.findings.append(Finding(str(directory / ARCHIVED), None, missing, mend))
     density = Density(report.complete, [(hole.first, hole.last) for hole in found.holes])
-    for done, (candidate, inspected) in enumerate(_inspect_all(found.candidates, jobs), 1):
+    inspections = _ahead(lambda each: _inspect(directory, each, synced), found.candidates, jobs)
+    for done, (candidate, inspected) in enumerate(inspections, 1):
         density.advance(candidate.first)
         density.add(inspected.path, inspected.packed, inspected.starts, inspected.excused)
         _add(report, inspected)
@@ -126,12 +137,14 @@ def _prove(disk: Disk, directory: Path, complete: int | None, jobs: int, progres
     return report
 
 
-def _inspect_all(candidates: list[Candidate], jobs: int) -> Iterator[tuple[Candidate, Inspected]]:
+def _ahead(
+    inspect: Callable[[Candidate], Inspected], candidates: list[Candidate], jobs: int
+) -> Iterator[tuple[Candidate, Inspected]]:
     """All files in their order, some ahead of the one that is taken: decompressing leaves the other threads free."""
     under_way: deque[tuple[Candidate, Future[Inspected]]] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         for candidate in candidates:
-            under_way.append((candidate, pool.submit(_inspect, candidate)))
+            under_way.append((candidate, pool.submit(inspect, candidate)))
             if len(under_way) > 2 * jobs:
                 first, inspected = under_way.popleft()
                 yield first, inspected.result()
@@ -139,17 +152,18 @@ def _inspect_all(candidates: list[Candidate], jobs: int) -> Iterator[tuple[Candi
             yield first, inspected.result()
 
 
-def _inspect(candidate: Candidate) -> Inspected:
+def _inspect(directory: Path, candidate: Candidate, synced: Synced) -> Inspected:
+    path = candidate.path
     try:
         if candidate.place is not None:
             return _inspect_sealed(candidate)
-        if candidate.path.suffix == OPEN:
-            return _inspect_open(candidate)
-        return inspect_uncommitted(candidate.path, candidate.symbol)
+        if path.suffix == OPEN:
+            return _inspect_open(candidate, synced.get(str(path.relative_to(directory)), (0, 0)))
+        return inspect_uncommitted(path, candidate.symbol)
     except PermissionError:
         raise
     except OSError as error:
-        found = Inspected(candidate.path, sealed=candidate.path.suffix != OPEN)
+        found = Inspected(path, sealed=path.suffix != OPEN)
         found.find(None, f"cannot be read: {error.strerror}", RESTORE)
         return found
 
@@ -167,11 +181,11 @@ def _inspect_sealed(candidate: Candidate) -> Inspected:
         return found
 
 
-def _inspect_open(candidate: Candidate) -> Inspected:
+def _inspect_open(candidate: Candidate, synced: tuple[int, int]) -> Inspected:
     """An open file; the sealed one where it was sealed meanwhile."""
     path = candidate.path
     try:
-        return inspect_open(path, candidate.symbol)
+        return inspect_open(path, candidate.symbol, synced)
     except FileNotFoundError:
         line = sealed_lines(Disk(), path.parent).get(path.name.removesuffix(OPEN))
         if line is None:

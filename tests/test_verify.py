@@ -13,7 +13,7 @@ import pytest
 from common.disk import Disk
 from common.record import decode, encode
 from common.sealing import seal
-from common.storage import MANIFEST, append_hole, read_archived, write_archived
+from common.storage import MANIFEST, SYNCED, append_hole, read_archived, write_archived
 from common.verify import Report, exchange_dirs, verify
 from tests.archives import FIRST, FIRST_TS, HOUR_NS, Archive, hours, start, trade, written
 
@@ -55,6 +55,11 @@ def open_file(archive: Archive, symbol: str = "BTCUSDT") -> Path:
 
 def edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def forget_synced(archive: Archive) -> None:
+    """Leave the numbers to tell what is missing, without the sizes that were synced."""
+    (archive.directory / SYNCED).unlink()
 
 
 # -- whole ---------------------------------------------------------------------------------------------------------
@@ -132,6 +137,7 @@ def test_verify_when_written_on_another_boot_then_what_was_not_synced_is_not_pro
     write_archived(
         Disk(), archive.directory, type(archived)(archived.complete, FIRST + 500, "other", {}, True), durable=False
     )
+    forget_synced(archive)
     edit(open_file(archive), lambda lines: lines[:-20])
     report = proved(archive)
     assert report.findings == []
@@ -228,6 +234,8 @@ def test_verify_when_a_line_of_an_open_file_is_removed_then_its_number_is_missin
     path = open_file(archive)
     gone = decode(path.read_bytes().splitlines(keepends=True)[3]).seq
     edit(path, lambda lines: lines[:3] + lines[4:])
+    assert "bytes were synced" in told(archive)
+    forget_synced(archive)
     assert told(archive) == f"binance None: record {gone} is missing"
 
 
@@ -250,7 +258,14 @@ def test_verify_when_a_payload_of_an_open_file_is_no_json_then_its_offset_is_nam
     path = open_file(archive)
     edit(path, lambda lines: [lines[0], lines[1].replace(b'"data":', b'"data";', 2), *lines[2:]])
     edit(path, lambda lines: [*lines[:5], lines[5].replace(b'"e":', b'"e";'), *lines[6:]])
-    assert "the payload is not JSON" in told(archive)
+    assert "not JSON" in told(archive)
+
+
+def test_verify_when_any_bit_that_was_synced_is_flipped_then_it_is_found(archive: Archive) -> None:
+    path = open_file(archive)
+    edit(path, lambda lines: [*lines[:3], lines[3].replace(b"61837.64", b"61837.65"), *lines[4:]])
+    size = path.stat().st_size
+    assert told(archive) == f"{path.name} 0: its first {size} bytes are not those that were synced"
 
 
 def test_verify_when_a_promised_line_is_torn_then_its_offset_is_named(archive: Archive) -> None:
@@ -312,6 +327,7 @@ def test_verify_when_records_before_a_jumping_start_are_lost_then_they_are_missi
     again.close()
     btcusdt = next(path for path in again.files(".open") if path.name.startswith("BTCUSDT"))
     edit(btcusdt, lambda lines: lines[:-1])
+    forget_synced(again)
     assert told(again) == f"binance None: record {FIRST + 600} is missing"
 
 
@@ -331,6 +347,7 @@ def test_verify_when_numbers_jump_elsewhere_then_they_are_missing_unless_a_hole_
 def test_verify_when_some_records_of_a_named_hole_are_there_then_it_is_whole(archive: Archive) -> None:
     append_hole(Disk(), archive.directory, FIRST + 590, FIRST + 600, "lost", FIRST_TS)
     edit(open_file(archive), lambda lines: lines[:-2])
+    forget_synced(archive)
     assert proved(archive).findings == []
 
 
