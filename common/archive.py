@@ -14,7 +14,7 @@ from zlib import crc32
 import orjson
 
 from .codec import decompress
-from .disk import AppendFile, Disk, set_aside
+from .disk import AppendFile, Disk, make_durable_dir, set_aside
 from .mending import is_record, mend
 from .record import RecordError, decode, seq_of, whole_lines
 from .storage import (
@@ -94,7 +94,7 @@ class ArchiveWriter:
 
     def open(self, journal_front: int | None) -> None:
         """Take up where the disk ends: find the position, cut what cannot be trusted, remember what is there twice."""
-        self._disk.make_dir(self._directory)
+        make_durable_dir(self._disk, self._directory)
         archived = read_archived(self._disk, self._directory)
         other_boot = archived.known and archived.trusted(self._boot_id) != archived.complete
         self.position = archived.trusted(self._boot_id)

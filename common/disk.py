@@ -10,6 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+DEPTH = 3
+"""How many directories are made for an exchange: its own, its parent (`.journal`), the storage directory."""
+
 
 class AppendFile:
     """A file open for appending."""
@@ -111,6 +114,17 @@ def replace(disk: Disk, path: Path, data: bytes, *, durable: bool) -> None:
     disk.rename(temporary, path)
     if durable:
         disk.sync_dir(path.parent)
+
+
+def make_durable_dir(disk: Disk, directory: Path) -> None:
+    """Make a directory whose name survives a power loss, with those above it that were made for it.
+
+    Those that a killed run made are synced again: nobody knows whether it came to that.
+    """
+    disk.make_dir(directory)
+    for parent in directory.parents[:DEPTH]:
+        with contextlib.suppress(PermissionError):  # not ours, so it was there before
+            disk.sync_dir(parent)
 
 
 def free_name(disk: Disk, path: Path) -> Path:

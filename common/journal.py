@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from .disk import AppendFile, Disk, free_name, replace, set_aside
+from .disk import AppendFile, Disk, free_name, make_durable_dir, replace, set_aside
+from .mending import is_record, is_text, looks_whole
 from .record import RecordError, decode, seq_of
 from .storage import Archived
 
@@ -77,7 +78,7 @@ class Journal:
 
     def open(self, now_us: int, archived: Archived) -> Opened:
         """Recover what is there, and decide the next number (rule 1). Raises JournalError."""
-        self._disk.make_dir(self._directory)
+        make_durable_dir(self._disk, self._directory)
         meta = self._read_meta()
         self._ceiling, self._begins = meta.get("ceiling", 0), meta.get("begins", 0)
         self.facts = meta.get("facts", {})

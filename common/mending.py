@@ -4,6 +4,7 @@ What follows a torn write is cut. Damage within what the archive counted as its 
 that still reaches back; where it does not, the good records stay and the lost range is named.
 """
 
+import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,19 @@ def looks_whole(data: bytes) -> bool:
         and data.count(b'\n{"seq":') == lines - 1
         and data.count(b"}\n") == lines
     )
+
+
+def is_text(data: bytes) -> bool:
+    """Whether bytes may be those of records: UTF-8 (the last character may be cut), and no block of zeros."""
+    if b"\0" in data:
+        return False
+    if data.isascii():
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def is_record(line: bytes) -> bool:
