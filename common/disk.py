@@ -19,6 +19,7 @@ class AppendFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.closed = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, data: bytes) -> int:
@@ -32,6 +33,7 @@ class AppendFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
+        self.closed = True
         os.close(self._fd)
 
 

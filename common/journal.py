@@ -10,6 +10,7 @@ goes on at a higher number than any ever used; of a short write the whole lines 
 """
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ class Journal:
         self._ceiling = 0
         self._begins = 0  # where the journal that goes on begins: what lies before it is not to be gone on from
         self._file: AppendFile | None = None
+        self._removed = False  # a segment, since the directory's last sync
         self._unsynced: list[AppendFile] = []  # full segments that wait for their sync
+        self._syncing = threading.Lock()  # one job at a time: it closes what another may be about to sync
 
     def open(self, now_us: int, archived: Archived) -> Opened:
         """Recover what is there, and decide the next number (rule 1). Raises JournalError."""
@@ -132,11 +135,12 @@ class Journal:
         full, self._unsynced, current = self._unsynced, [], self._file
 
         def sync() -> None:
-            for file in full:
-                file.sync()
-                file.close()
-            if current is not None:
-                current.sync()
+            with self._syncing:
+                for file in full:
+                    file.sync()
+                    file.close()
+                if current is not None and not current.closed:  # else a later job was faster
+                    current.sync()
 
         return sync
 
