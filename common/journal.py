@@ -145,12 +145,19 @@ class Journal:
         return sync
 
     def can_trim(self, fsynced: int) -> bool:
-        return len(self._segments) > 1 and self._segments[0].last <= fsynced
+        """Whether a segment may go. The last that holds records stays: the next start goes on from it."""
+        return len(self._segments) > 1 and self._segments[-1].size > 0 and self._segments[0].last <= fsynced
 
     def trim(self, fsynced: int) -> None:
-        """Drop whole segments that the archive holds synced; the one being written stays."""
-        while len(self._segments) > 1 and self._segments[0].last <= fsynced:
+        """Drop whole segments that the archive holds synced; the one being written stays.
+
+        Of two removals a power loss could undo the first alone: a hole, behind which all would count as damaged.
+        """
+        while self.can_trim(fsynced):
+            if self._removed:
+                self._disk.sync_dir(self._directory)
             self._disk.remove(self._segments.pop(0).path)
+            self._removed = True
 
     def overflow(self) -> int | None:
         """The last number of the segments that must go to keep the journal within its bound; None if none must."""
@@ -184,6 +191,7 @@ class Journal:
         self._file = file
         self._segments.append(Segment(path, self.next, self.next - 1, 0))
         self._disk.sync_dir(self._directory)
+        self._removed = False
 
     def _raise_ceiling(self) -> None:
         ceiling = self._ceiling
