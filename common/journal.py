@@ -98,6 +98,8 @@ class Journal:
             self.next = self._begins = max(now_us, highest + 1)
         else:
             self.next = last + 1
+        for segment in self._segments:  # a killed run may not have come to it
+            self._disk.sync_file(segment.path)
         self._raise_ceiling()
         if not jumped:
             self._file = self._disk.open(self._segments[-1].path)
