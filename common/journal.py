@@ -246,7 +246,7 @@ class Journal:
                 continue
             segment, size = self._scan(path)
             if segment is None or segment.size < size:
-                is_tail = index == len(names) - 1 and self._is_torn_line(path, segment.size if segment else 0)
+                is_tail = index == len(names) - 1 and self._is_torn_line(path, segment)
                 torn, damaged = torn or is_tail, damaged or not is_tail
                 if damaged:
                     self._distrust()
@@ -264,10 +264,11 @@ class Journal:
         self._begins = self._ceiling + 1
         self._write_meta(clean=False)
 
-    def _is_torn_line(self, path: Path, offset: int) -> bool:
-        """Whether nothing but a part of one line follows: what a kill in the middle of a write leaves."""
-        rest = self._disk.read(path, offset)
-        return b"\n" not in rest and b"\0" not in rest
+    def _is_torn_line(self, path: Path, segment: Segment | None) -> bool:
+        """Whether nothing but the beginning of the next line follows: what a kill in the middle of a write leaves."""
+        rest = self._disk.read(path, segment.size if segment else 0)
+        begin = b'{"seq":%d,' % (segment.last + 1) if segment else b'{"seq":%d,' % _first(path.name)
+        return b"\n" not in rest and is_text(rest) and rest.startswith(begin[: len(rest)])
 
     def _scan(self, path: Path) -> tuple[Segment | None, int]:
         """The good part of a segment (None if it does not go on from the one before), and the file's size."""
@@ -287,17 +288,15 @@ class Journal:
 
 def dense_prefix(data: bytes, first: int) -> tuple[int, int]:
     """How far record lines from `first` on go on whole and dense: the last number, and the bytes up to there."""
-    if b"\0" not in data and data.endswith(b"}\n"):
+    if looks_whole(data) and is_text(data):
         last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
         last = first + data.count(b"\n") - 1
-        if last_line.startswith(b'{"seq":%d,' % last) and data.count(b'\n{"seq":') == last - first:
+        if last_line.startswith(b'{"seq":%d,' % last):
             return last, len(data)
     seq, size = first, 0
     while (end := data.find(b"\n", size)) >= 0:
-        try:
-            if decode(data[size : end + 1]).seq != seq:
-                break
-        except RecordError:
+        line = data[size : end + 1]
+        if not is_record(line) or seq_of(line) != seq:
             break
         seq, size = seq + 1, end + 1
     return seq - 1, size
