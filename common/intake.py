@@ -19,7 +19,7 @@ class Intake:
     def __init__(self, writer: ArchiveWriter, journal: JournalReader, report: Callable[[str], None]) -> None:
         self._writer, self._journal, self._report = writer, journal, report
         self._last: tuple[int, int] = (0, 0)  # number and CRC32 of the last line taken
-        self._stuck_at = 0  # a damage in the journal that was told already
+        self._told = ""  # the damage in the journal that was told last
 
     def batch(self, data: bytes) -> None:
         """A batch of dense lines from the records socket. Raises ReusedNumberError, OSError."""
@@ -43,6 +43,8 @@ class Intake:
         taken = 0
         while limit_bytes is None or taken < limit_bytes:
             lines = self._journal.after(self._writer.position)
+            if self._journal.damage:
+                self._tell_damage(self._journal.damage)
             if not lines or not self._take_judged(lines):
                 return True
             taken += sum(map(len, lines))
@@ -71,14 +73,14 @@ class Intake:
         elif self._journal.front() == seq:
             self._writer.hole(seq, None)
         else:
-            if self._stuck_at != seq:
-                self._report(
-                    f"journal damaged: record {seq} follows {self._writer.position}; "
-                    "restart the feed: it sets the damage aside and goes on"
-                )
-            self._stuck_at = seq
+            self._tell_damage(f"record {seq} follows {self._writer.position}")
             return False
         return True
+
+    def _tell_damage(self, damage: str) -> None:
+        if damage != self._told:
+            self._report(f"journal damaged: {damage}; restart the feed: it sets the damage aside and goes on")
+        self._told = damage
 
     def _take(self, lines: list[bytes]) -> None:
         if lines:

@@ -318,6 +318,7 @@ class JournalReader:
     def __init__(self, disk: Disk, directory: Path) -> None:
         self._disk, self._directory = disk, directory
         self._place: tuple[int, str, int] = (-1, "", 0)  # after this number goes on: segment, offset
+        self.damage = ""  # where the last reading met something that is no record; the feed's next start mends it
 
     def front(self) -> int | None:
         """The first number that the journal still holds."""
@@ -345,18 +346,21 @@ class JournalReader:
                 self._place = (-1, "", 0)  # trimmed under our hands: look again
 
     def _after(self, position: int, limit_bytes: int) -> list[bytes]:
+        self.damage = ""
         names = self._names()
         if self._place[0] != position or self._place[1] not in names:
             self._place = (position, _holding(names, position + 1), 0)
         _, name, offset = self._place
         while name:
             data = self._disk.read(self._directory / name, offset, limit_bytes)
-            lines = _lines_above(data, position)
-            taken = data.rfind(b"\n") + 1
+            lines, taken = _lines_above(data, position)
             if lines:
                 self._place = (seq_of(lines[-1]), name, offset + taken)
                 return lines
             offset += taken
+            if b"\n" in data[taken:]:
+                self.damage = f"{name} at offset {offset}"
+                return []
             if taken == 0 and len(data) == limit_bytes:
                 limit_bytes *= 2  # one line longer than the limit
             elif taken == 0:
@@ -380,15 +384,19 @@ def _holding(names: list[str], seq: int) -> str:
     return before[-1] if before else names[0] if names else ""
 
 
-def _lines_above(data: bytes, position: int) -> list[bytes]:
+def _lines_above(data: bytes, position: int) -> tuple[list[bytes], int]:
+    """The whole lines with numbers above `position`, and the bytes up to their end or the first that is no record."""
     lines: list[bytes] = []
+    suspect = not looks_whole(data[: data.rfind(b"\n") + 1])
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
         line = data[start : end + 1]
+        if suspect and not is_record(line):
+            break
         if lines or seq_of(line) > position:
             lines.append(line)
         start = end + 1
-    return lines
+    return lines, start
 
 
 def free_bytes(directory: Path) -> int:
