@@ -158,7 +158,8 @@ class ArchiveWriter:
                     self._held.update((seq_of(record), crc32(record)) for record in self._sealed_records(month, line))
             for path in (month / name for name in names if name.removesuffix(OPEN) in sealed):
                 self._disk.remove(path)  # sealed: only its removal was missing
-        found.sort(key=lambda opened: (opened.first_ts, opened.path))
+        self._new_dirs |= {path for opened in found for path in (opened.path.parent, symbol_dir, self._directory)}
+        found.sort(key=lambda opened: opened.last)  # not by time: the clock may have been set back
         for opened in found[:-1]:
             opened.file.close()
             self.turned.append((opened.path, opened.last))
