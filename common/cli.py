@@ -24,7 +24,7 @@ examples:
   trade-archivist verify ./storage-dir
   trade-archivist symbols binance --storage ./storage-dir
   trade-archivist cat --payload ./storage-dir/binance/BTCUSDT/2026-01/*.bz2
-  trade-archivist cat --merge ./storage-dir/binance/{BTCUSDT,_}/2026-01/* | trade-archivist normalise binance
+  trade-archivist cat --merge ./storage-dir/binance/{BTCUSDT,_}/2026-01/*.bz2 | trade-archivist normalise binance
   trade-archivist follow binance BTCUSDT --channels trade,book
 """
 
@@ -41,7 +41,7 @@ examples:
   trade-archivist cat FILE | jq .                         every record, byte for byte
   trade-archivist cat --payload FILE                      what the exchange sent in data frames, byte for byte
   trade-archivist cat --payload --kind rest FILE          REST answers
-  trade-archivist cat --merge DIR/binance/*/2026-01/*     several files in the order of their numbers (seq)
+  trade-archivist cat --merge DIR/binance/*/2026-01/*.bz2  several files in the order of their numbers (seq)
 
 Without --merge several files follow one another as they are named.
 """
@@ -49,7 +49,7 @@ Without --merge several files follow one another as they are named.
 _NORMALISE = """\
 The events of a symbol follow from its own records merged by seq with those of no symbol (directory _):
 
-  trade-archivist normalise binance DIR/binance/{BTCUSDT,_}/2026-01/*        several files are merged by seq
+  trade-archivist normalise binance DIR/binance/{BTCUSDT,_}/2026-01/*.bz2    several files are merged by seq
   trade-archivist cat --merge … | trade-archivist normalise binance          or records on stdin
 
 Each line is the body of a live message, byte for byte; with --topics the whole message.
