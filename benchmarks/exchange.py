@@ -33,13 +33,18 @@ def handshake(peer: socket.socket) -> None:
 
 
 def frame(payload: bytes) -> bytes:
-    head = struct.pack("!BB", 0x81, len(payload)) if len(payload) < 126 else struct.pack("!BBH", 0x81, 126, len(payload))
+    head = (
+        struct.pack("!BB", 0x81, len(payload)) if len(payload) < 126 else struct.pack("!BBH", 0x81, 126, len(payload))
+    )
     return head + payload
 
 
 def trades(count: int) -> list[bytes]:
     """Frames with contiguous ids."""
-    return [frame((FRAME % (1723161255343 + i // 100, 3735683259 + i, 1723161255342 + i // 100)).encode()) for i in range(count)]
+    return [
+        frame((FRAME % (1723161255343 + i // 100, 3735683259 + i, 1723161255342 + i // 100)).encode())
+        for i in range(count)
+    ]
 
 
 def send_at_rate(peer: socket.socket, count: int, rate: float) -> None:

@@ -78,13 +78,16 @@ def measure(kind: str, count: int, tls: bool, archiver: bool = False) -> float:
         children[0].stdout.readline()
         try:
             if kind == "plain":
-                code = f"from benchmarks.feed_speed import plain_loop; plain_loop('{scheme}://127.0.0.1:{port}/', '{events}')"
+                call = f"plain_loop('{scheme}://127.0.0.1:{port}/', '{events}')"
+                code = f"from benchmarks.feed_speed import plain_loop; {call}"
                 children.append(subprocess.Popen([sys.executable, "-c", code]))
             else:
                 options = ["binance", "--storage", directory, "--symbols", "BTCUSDT", "--channels", "trade"]
                 options += ["--publish", events.removeprefix("tcp://"), "--log-level", "ERROR"]
                 if archiver:
-                    children.append(subprocess.Popen([sys.executable, "-m", "processes.archiver", *options], env=environ))
+                    children.append(
+                        subprocess.Popen([sys.executable, "-m", "processes.archiver", *options], env=environ)
+                    )
                 options += ["--ws-url", f"{scheme}://127.0.0.1:{port}", "--rest-url", f"http://127.0.0.1:{free_port()}"]
                 children.append(subprocess.Popen([sys.executable, "-m", "processes.feed", *options], env=environ))
             return count / count_events(events, count)

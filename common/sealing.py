@@ -14,13 +14,12 @@ from zlib import crc32
 
 from .codec import compressor
 from .disk import Disk, remove_if_there
-from .mending import looks_whole
 from .record import FORMAT, seq_of
 from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines
 
 READ_BYTES = 4 * 1024**2
 
-_STAMPS = re.compile(rb'^\{"seq":\d+,"ts_recv":(\d+)', re.MULTILINE)
+_LINE = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+),[^\n]*\}\n')
 
 
 class DamagedError(Exception):
@@ -59,7 +58,7 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
             while written < len(data):
                 written += file.write(data[written:])
             digest.update(data)
-            blocks.append({"offset": offset, "bytes": len(data), "crc32": crc32(data), **_describe(raw)})
+            blocks.append({"offset": offset, "bytes": len(data), "crc32": crc32(data), **_describe(raw, path)})
             offset += len(data)
         file.sync()
     finally:
@@ -76,15 +75,17 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
     }
 
 
-def _describe(raw: bytes) -> dict[str, Any]:
-    """What a block holds: counts, and the ranges of `seq` and `ts_recv`."""
-    stamps = [int(stamp) for stamp in set(_STAMPS.findall(raw))]
-    last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
+def _describe(raw: bytes, path: Path) -> dict[str, Any]:
+    """What a block holds: counts, and the ranges of `seq` and `ts_recv`. Raises DamagedError."""
+    stamps, records = _LINE.findall(raw), raw.count(b"\n")
+    if len(stamps) != records or raw.count(b'\n{"seq":') != records - 1 or not raw.startswith(b'{"seq":'):
+        raise DamagedError(f"{path} is damaged: restart the archiver, it sets the damage aside and seals the rest")
+    last, times = raw[raw.rfind(b"\n", 0, -1) + 1 :], [int(stamp) for stamp in set(stamps)]
     return {
         "raw_bytes": len(raw),
-        "records": raw.count(b"\n"),
+        "records": records,
         "seq": [seq_of(raw), seq_of(last)],
-        "ts_recv": [min(stamps), max(stamps)],
+        "ts_recv": [min(times), max(times)],
     }
 
 
@@ -98,15 +99,9 @@ def _blocks(disk: Disk, path: Path, block_bytes: int) -> Iterator[bytes]:
             end = rest.rfind(b"\n", 0, block_bytes) + 1 or rest.find(b"\n") + 1
             if not end:
                 break
-            yield _checked(rest[:end], path)
+            yield rest[:end]
             rest = rest[end:]
     if rest:
-        yield _checked(rest, path)
+        yield rest
     if not offset:
         raise DamagedError(f"{path} is empty: nothing to seal")
-
-
-def _checked(block: bytes, path: Path) -> bytes:
-    if not looks_whole(block):
-        raise DamagedError(f"{path} is damaged: restart the archiver, it sets the damage aside and seals the rest")
-    return block

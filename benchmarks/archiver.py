@@ -1,0 +1,103 @@
+"""The archiver's rate and memory, and sealing against the codec alone.
+
+    python -m benchmarks.archiver [--records 1000000]
+
+A journal of trade records is written first; the real archiver process then reads it all. Its memory is sampled on
+the way. Sealing is measured in this process, on the files that the archiver wrote, codec by codec.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.exchange import trades
+from benchmarks.normalise import RECORDING, record_lines
+from common.begin import record_start
+from common.codec import compressor
+from common.disk import Disk
+from common.exchanges import binance
+from common.journal import Journal
+from common.normaliser import Normaliser
+from common.process import boot_id
+from common.recorder import Recorder
+from common.sealing import seal
+from common.storage import Archived, read_archived
+
+
+def write_journal(storage: Path, count: int) -> int:
+    """Fill a journal, as a feed would; returns the last number."""
+    journal = Journal(Disk(), storage / ".journal" / "binance", "binance", boot_id=boot_id())
+    opened = journal.open(time.time_ns() // 1000, Archived())
+    recorder = Recorder(binance, Normaliser(binance), journal, lambda lines: None, lambda message: None)
+    recorder.file_under("trade", "BTCUSDT")
+    record_start(recorder, binance, time.time_ns(), opened, {"symbols": ["BTCUSDT"], "channels": ["trade"]}, {})
+    for start in range(0, count, 1000):
+        batch = [frame[4 if frame[1] == 126 else 2 :] for frame in trades(1000)]
+        recorder.frames(1, time.time_ns(), batch[: count - start])
+    journal.close()
+    return recorder.published
+
+
+def rss_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def archive(storage: Path, first: int, last: int) -> None:
+    """Let the real process read the journal; print its rate, and its memory at tenths of the way."""
+    began = time.perf_counter()
+    options = ["binance", "--storage", str(storage), "--symbols", "BTCUSDT", "--log-level", "ERROR"]
+    child = subprocess.Popen([sys.executable, "-m", "processes.archiver", *options], env=dict(os.environ))
+    started = complete = 0
+    memory: list[float] = []
+    while complete < last:
+        time.sleep(0.01)
+        complete = read_archived(Disk(), storage / "binance").complete
+        if complete and not started:
+            began, started = time.perf_counter(), complete
+        if complete >= first + (last - first) * (len(memory) + 1) // 10:
+            memory.append(rss_mib(child.pid))
+    taken = time.perf_counter() - began
+    child.send_signal(signal.SIGTERM)
+    child.wait()
+    print(f"archiver: {(last - started) / taken:,.0f} records/s out of the journal")
+    print(f"archiver: MiB of memory at each tenth: {' '.join(f'{mib:.0f}' for mib in memory)}")
+
+
+def measure_sealing(path: Path) -> None:
+    """On the recording's records, where it is at hand: what compresses too well flatters nobody."""
+    data = b"".join(record_lines(RECORDING)[1:]) * 4 if RECORDING.exists() else path.read_bytes()[: 100 * 1024**2]
+    data = data[: data.rfind(b"\n") + 1]
+    for codec, level in (("bz2", 9), ("zstd", 9)):
+        copy = path.with_name(f"copy-{codec}.open")
+        copy.write_bytes(data)
+        began = time.process_time()
+        compress = compressor(codec, level)
+        for start in range(0, len(data), 900_000):
+            compress(data[start : start + 900_000])
+        alone = time.process_time() - began
+        began = time.process_time()
+        seal(Disk(), copy, codec, level, 900_000, "binance/1")
+        ours = time.process_time() - began
+        mib = len(data) / 1024**2
+        print(f"sealing {codec}: {mib / ours:.1f} MiB/s, the codec alone {mib / alone:.1f}: {alone / ours:.0%} of it")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--records", type=int, default=1_000_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        storage = Path(directory)
+        last = write_journal(storage, args.records)
+        archive(storage, last - args.records, last)
+        measure_sealing(next(storage.glob("binance/BTCUSDT/*/*.open")))
+
+
+if __name__ == "__main__":
+    main()
