@@ -41,7 +41,8 @@ def record_lines(recording: Path) -> list[bytes]:
 
 def normalise(lines: list[bytes]) -> int:
     normaliser = Normaliser(binance)
-    return sum(len(normaliser.all_messages(map(decode, lines[i : i + 1000]))) for i in range(0, len(lines), 1000))
+    batches = (lines[start : start + 1000] for start in range(0, len(lines), 1000))
+    return sum(len(normaliser.all_messages(map(normaliser.work, batch))) for batch in batches)
 
 
 def rate(act: Callable[[list[bytes]], object], lines: list[bytes], rounds: int) -> list[float]:

@@ -9,9 +9,9 @@ from typing import cast
 from . import exchanges
 from .adapter import Adapter
 from .codec import CodecError, chunks, lines, pieces
-from .normaliser import Normaliser
+from .normaliser import Normaliser, Work
 from .process import EXIT_OK, ConfigError
-from .record import Record, RecordError, decode, seq_of
+from .record import RecordError, decode, seq_of
 
 EXIT_DAMAGED = 1
 BATCH_LINES = 4096
@@ -139,8 +139,8 @@ def normalise(exchange: str, paths: Sequence[Path], symbols: Collection[str] | N
     where, source = _source(paths)
     out, number = sys.stdout.buffer, 0
     for batch in source:
-        records, wrong = _decoded(batch)
-        messages = normaliser.all_messages(records)
+        works, wrong = _works(batch, normaliser)
+        messages = normaliser.all_messages(works)
         normaliser.actions.clear()  # nothing is to be fetched: the answers are in the records
         if not topics:
             messages = [message[message.index(b" ") + 1 :] for message in messages]
@@ -148,7 +148,7 @@ def normalise(exchange: str, paths: Sequence[Path], symbols: Collection[str] | N
             out.write(b"\n".join(messages))
             out.write(b"\n")
             out.flush()  # who pipes a log that grows waits for this
-        number += len(records)
+        number += len(works)
         if wrong is not None:
             raise CodecError(f"{where}line {number + 1}: {wrong}: {MEND}")
     for fault, count in normaliser.errors.items():
@@ -166,12 +166,12 @@ def _source(paths: Sequence[Path]) -> tuple[str, Iterable[list[bytes]]]:
     return "the merged files ", batches(merged(paths))
 
 
-def _decoded(batch: list[bytes]) -> tuple[list[Record], RecordError | None]:
-    """The records of the lines, up to the first that is none, and what is wrong with that."""
-    records: list[Record] = []
+def _works(batch: list[bytes], normaliser: Normaliser) -> tuple[list[Work | None], RecordError | None]:
+    """The lines as work, up to the first that is no record, and what is wrong with that."""
+    works: list[Work | None] = []
     try:
         for line in batch:
-            records.append(decode(line))
+            works.append(normaliser.work(line))
     except RecordError as error:
-        return records, error
-    return records, None
+        return works, error
+    return works, None

@@ -12,7 +12,7 @@ import orjson
 
 from .adapter import Adapter, version
 from .events import CHANNELS, GAP, Action, Event, Snapshot, Update
-from .record import Record
+from .record import Record, decode
 from .topic import Gap, Missing, SymbolState, Topic
 
 Published = tuple[bytes, Event]  # the topic with its space, and the event
@@ -20,6 +20,7 @@ Published = tuple[bytes, Event]  # the topic with its space, and the event
 Work = tuple[int, int, int, Update] | Record
 """What is normalised: a whole record, or an update that was read already, with its seq, ts_recv and conn."""
 
+_HEAD_BYTES = 96  # within which a head tells its kind
 _MISSING_MAX = 100  # outstanding backfills of a topic
 _RESET_BELOW = 10_000  # an id so far below the last one is no repetition: the exchange counts anew
 
@@ -41,7 +42,6 @@ class Normaliser:
     # -- records ---------------------------------------------------------------------------------------------
 
     def messages(self, work: Work) -> list[bytes]:
-        """The live messages that one record gives."""
         return self.all_messages((work,))
 
     def all_messages(self, works: Iterable[Work | None]) -> list[bytes]:
@@ -59,19 +59,33 @@ class Normaliser:
                 self._out = []
         return out
 
+    def work(self, line: bytes) -> Work | None:
+        """A record line as work, None where it gives nothing. Raises RecordError.
+
+        A frame is decoded together with its head, in one go; anything out of the ordinary as `decode` does it.
+        """
+        if line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
+            try:
+                whole = orjson.loads(line)
+                if "op" not in whole:
+                    update = self._adapter.parse(whole["data"])
+                    return None if update is None else (whole["seq"], whole["ts_recv"], whole["conn"], update)
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                return decode(line)
+        return decode(line)
+
     def record(self, record: Record) -> Sequence[Published]:
         """The events that one record gives, in order."""
         if record.kind == "in":
-            if record.payload is None or record.conn is None:
-                return []
+            if record.conn is None or record.head.get("op", "binary") != "binary":
+                return ()
             try:
-                update = self._adapter.parse(orjson.loads(record.payload))
+                update = self._adapter.parse(orjson.loads(record.payload or b""))
             except orjson.JSONDecodeError:
-                return []
-            return [] if update is None else self.update(record.seq, record.ts_recv, record.conn, update)
-        handler = _HANDLERS.get(record.kind)
-        if handler is None:
-            return []
+                return ()
+            return () if update is None else self.update(record.seq, record.ts_recv, record.conn, update)
+        if (handler := _HANDLERS.get(record.kind)) is None:
+            return ()
         self._seq, self._ts = record.seq, record.ts_recv
         handler(self, record)
         return self._finish() if self._out else []
@@ -107,8 +121,6 @@ class Normaliser:
         """Records before `first` are lost (as the archive's manifest says): what they would have told is unknown."""
         self._start = first - 1
         self.symbols.clear()
-
-    # -- one update ----------------------------------------------------------------------------------------------
 
     def _follow(self, topic: Topic, conn: int, update: Update) -> bool:
         """Whether a frame of a connection that is not followed makes it the one: only where none is."""

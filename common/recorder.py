@@ -12,7 +12,7 @@ import orjson
 from .adapter import Adapter
 from .journal import Journal
 from .normaliser import Normaliser, Work
-from .record import BASE64, DATA, decode, encode, payload_part
+from .record import DATA, decode, encode, payload_part
 
 
 class Recorder:
@@ -93,12 +93,12 @@ class Recorder:
 
     def binary(self, ts: int, conn: int, kind: str, op: str, payload: bytes) -> None:
         """Record a frame that is not text: in base64, whatever it holds."""
-        part = BASE64 + payload_part(payload, is_json=False)[len(BASE64) :]
+        part = payload_part(payload, is_json=False)
         line = b'{"seq":%d,"ts_recv":%d,"conn":%d,"kind":"%b","op":"%b"%b' % (
             self.next, ts, conn, kind.encode(), op.encode(), part,
         )  # fmt: skip
         self.next += 1
-        self._commit([line], [None])
+        self._commit([line], [decode(line)])
 
     def retry(self) -> None:
         """Append what the disk had no room for, as far as it has now."""
