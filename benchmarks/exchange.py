@@ -2,7 +2,8 @@
 
     python -m benchmarks.exchange PORT COUNT [--rate N] [--tls CERT KEY]
 
-At full speed plain frames go out in large pieces, over TLS each frame is a TLS record of its own, as exchanges send.
+At full speed everything goes out in large pieces, made before; over TLS each frame is a TLS record of its own, as
+exchanges send.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
+from typing import Any
 
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 FRAME = (
@@ -20,7 +23,42 @@ FRAME = (
 )
 
 
-def handshake(peer: socket.socket) -> None:
+class Tls:
+    """A TLS server that can encrypt ahead: frames that are `encrypted` are each a TLS record of its own."""
+
+    def __init__(self, peer: socket.socket, cert: str, key: str) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        self._peer, self._in, self._out = peer, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._until_done(self._tls.do_handshake)
+
+    def _until_done(self, act: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                result = act()
+            except ssl.SSLWantReadError:
+                self._peer.sendall(self._out.read())
+                self._in.write(self._peer.recv(65536))
+                continue
+            self._peer.sendall(self._out.read())
+            return result
+
+    def recv(self, size: int) -> bytes:
+        received: bytes = self._until_done(lambda: self._tls.read(size))
+        return received
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._peer.sendall(self._out.read())
+
+    def encrypted(self, frames: list[bytes]) -> bytes:
+        for one in frames:
+            self._tls.write(one)
+        return self._out.read()
+
+
+def handshake(peer: "socket.socket | Tls") -> None:
     request = b""
     while b"\r\n\r\n" not in request:
         request += peer.recv(4096)
@@ -47,7 +85,7 @@ def trades(count: int) -> list[bytes]:
     ]
 
 
-def send_at_rate(peer: socket.socket, count: int, rate: float) -> None:
+def send_at_rate(peer: socket.socket | Tls, count: int, rate: float) -> None:
     """Each frame carries the time at which it was sent, in µs, as its trade time."""
     began = time.perf_counter()
     for i in range(count):
@@ -68,25 +106,18 @@ def main() -> None:
     frames = trades(args.count) if not args.rate else []
     listener = socket.create_server(("127.0.0.1", args.port))
     print("ready", flush=True)
-    peer, _ = listener.accept()
-    if args.tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*args.tls)
-        peer = context.wrap_socket(peer, server_side=True)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer = Tls(connection, *args.tls) if args.tls else connection
     handshake(peer)
     peer.recv(4096)  # the subscription
     peer.sendall(frame(b'{"result":null,"id":1}'))
+    data = peer.encrypted(frames) if isinstance(peer, Tls) else b"".join(frames)
     time.sleep(1.0)  # subscribers of the events are there by now
     if args.rate:
         send_at_rate(peer, args.count, args.rate)
-    elif args.tls:
-        for one in frames:
-            peer.send(one)
-    else:
-        data = b"".join(frames)
-        for start in range(0, len(data), 1 << 20):
-            peer.sendall(data[start : start + (1 << 20)])
+    for start in range(0, len(data), 1 << 20):
+        connection.sendall(data[start : start + (1 << 20)])
     time.sleep(60)
 
 

@@ -21,6 +21,8 @@ import websocket
 
 DRAIN_BYTES = 256 * 1024
 DRAIN_NS = 1_000_000
+TLS_RECORD_BYTES = 16 * 1024
+"""The most that one read of a TLS socket returns; a larger buffer would be allocated in vain each time."""
 
 _TEXT = 0x81
 _OPCODES = {0x1: None, 0x2: "binary", 0x8: "close", 0x9: "ping", 0xA: "pong"}
@@ -38,6 +40,7 @@ class Drain(NamedTuple):
 
     ts: int
     frames: list[bytes | Frame]
+    has_rare: bool = False  # whether any of them is not a whole text frame
 
 
 class ConnectionLostError(Exception):
@@ -73,7 +76,7 @@ class Connection:
         self._is_tls = isinstance(self._sock, ssl.SSLSocket)
         self._chunks: list[bytes] = []  # what belongs to a frame that is not whole yet
         self._have = self._need = 0
-        self._fragmented = False
+        self._fragmented = self._has_rare = False
         self._rare = b""  # a frame on its way through websocket-client
         ws.frame_buffer.recv = self._recv_rare
 
@@ -101,10 +104,11 @@ class Connection:
         Returns whether there may be more that the socket's readiness will not tell (TLS holds it decrypted).
         Raises ConnectionLostError.
         """
-        taken, deadline = 0, time.monotonic_ns() + DRAIN_NS
+        taken, deadline, recv = 0, time.monotonic_ns() + DRAIN_NS, self._sock.recv
+        size = TLS_RECORD_BYTES if self._is_tls else DRAIN_BYTES
         while True:
             try:
-                data = self._sock.recv(DRAIN_BYTES)
+                data = recv(size)
             except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
                 return False
             except OSError as error:
@@ -113,7 +117,7 @@ class Connection:
                 raise ConnectionLostError("ended without a close frame")
             ts = stamp()
             if frames := self._split(data):
-                take(Drain(ts, frames))
+                take(Drain(ts, frames, self._has_rare))
             taken += len(data)
             if taken >= DRAIN_BYTES or time.monotonic_ns() >= deadline:
                 return self._is_tls
@@ -130,11 +134,14 @@ class Connection:
             data = b"".join(self._chunks)
             self._chunks.clear()
         frames: list[bytes | Frame] = []
+        self._has_rare = False
         place, end = 0, len(data)
         while place + 2 <= end:
             first, length = data[place], data[place + 1]
             start = place + 2
-            if length >= 126:
+            if length == 126 and place + 4 <= end:
+                start, length = place + 4, data[place + 2] << 8 | data[place + 3]
+            elif length >= 126:
                 start, length = self._long(data, place, length)
             stop = start + length
             if stop > end or start > end:
@@ -143,6 +150,7 @@ class Connection:
                 frames.append(data[start:stop])
             elif (frame := self._rarely(first, data[place:stop])) is not None:
                 frames.append(frame)
+                self._has_rare = True
             place = stop
         if place < end:
             self._wait_for(data, place)

@@ -39,36 +39,43 @@ class Recorder:
         self._places[channel, symbol] = b"," + place[1:-1] + DATA
 
     def frames(self, conn: int, ts: int, payloads: list[bytes]) -> list[Any]:
-        """Whole text frames of one read. Returns the messages that are no market data, for who asked for them."""
+        """Whole text frames of one read."""
+        return self.runs(conn, [(ts, payloads)])
+
+    def runs(self, conn: int, runs: list[tuple[int, list[bytes]]]) -> list[Any]:
+        """Whole text frames of several reads, with the time of each, in one append.
+
+        Returns the messages that are no market data, for who asked for them.
+        """
         lines: list[bytes] = []
         works: list[Work | None] = []
         others: list[Any] = []
         seq, parse, place_of, loads = self.next, self._adapter.parse, self._places.get, orjson.loads
-        received = b',"ts_recv":%d,"conn":%d,"kind":"in"' % (ts, conn)
-        for payload in payloads:
-            try:
-                message = loads(payload)
-            except orjson.JSONDecodeError:
-                self.unknown["not JSON"] += 1
-                lines.append(b'{"seq":%d%b%b' % (seq, received, payload_part(payload, is_json=False)))
-                works.append(None)
+        for ts, payloads in runs:
+            received = b',"ts_recv":%d,"conn":%d,"kind":"in"' % (ts, conn)
+            for payload in payloads:
+                try:
+                    message = loads(payload)
+                except orjson.JSONDecodeError:
+                    self.unknown["not JSON"] += 1
+                    lines.append(b'{"seq":%d%b%b' % (seq, received, payload_part(payload, is_json=False)))
+                    works.append(None)
+                    seq += 1
+                    continue
+                update = parse(message)
+                if update is not None:
+                    place = place_of(update[:2], DATA)
+                    works.append((seq, ts, conn, update))
+                else:
+                    place = DATA
+                    works.append(None)
+                    others.append(message)
+                if b"\n" in payload or b"\r" in payload:
+                    part = place[: -len(DATA)] + payload_part(payload, is_json=True)
+                    lines.append(b'{"seq":%d%b%b' % (seq, received, part))
+                else:
+                    lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
                 seq += 1
-                continue
-            update = parse(message)
-            if update is not None:
-                place = place_of(update[:2], DATA)
-                works.append((seq, ts, conn, update))
-            else:
-                place = DATA
-                works.append(None)
-                others.append(message)
-            if b"\n" in payload or b"\r" in payload:
-                lines.append(
-                    b'{"seq":%d%b%b%b' % (seq, received, place[: -len(DATA)], payload_part(payload, is_json=True))
-                )
-            else:
-                lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
-            seq += 1
         self.next = seq
         self._commit(lines, works)
         return others

@@ -6,7 +6,7 @@ import random
 import selectors
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
@@ -19,6 +19,9 @@ from .recorder import Recorder
 from .shards import Link, Shard, ShardPolicy, batches, spread
 
 log = logging.getLogger("feed")
+
+SORTS_MAX = 200
+"""Sorts of frames not understood that are told apart."""
 
 
 class Wires:
@@ -86,11 +89,19 @@ class Wires:
             connection, shard, link = self._open[number]
             link.last_heard_at = now
             self._more.discard(number)
+            drains: list[Drain] = []
+            lost: ConnectionLostError | None = None
             try:
-                if connection.drain(self._stamp, lambda drain, link=link: self._take(link, drain)):  # type: ignore[misc]
+                if connection.drain(self._stamp, drains.append):
                     self._more.add(number)
             except ConnectionLostError as error:
-                self._lost(connection, shard, link, error)
+                lost = error  # what came before comes first
+            try:
+                self._take(link, drains)
+            except ConnectionLostError as error:
+                lost = error
+            if lost is not None:
+                self._lost(connection, shard, link, lost)
 
     @property
     def has_more(self) -> bool:
@@ -196,24 +207,25 @@ class Wires:
         connection.send(payload)
         self._recorder.record(self._stamp(), "out", conn=connection.number, payload=payload)
 
-    def _take(self, link: Link, drain: Drain) -> None:
-        """What one read brought: runs of text frames as they are, others one by one, in order."""
-        run: list[bytes] = []
-        for frame in drain.frames:
-            if isinstance(frame, bytes):
-                run.append(frame)
+    def _take(self, link: Link, drains: list[Drain]) -> None:
+        """What one drain brought: runs of text frames as they are, in one append; others one by one, in order."""
+        runs: list[tuple[int, list[bytes]]] = []
+        for ts, frames, has_rare in drains:
+            if not has_rare:
+                runs.append((ts, cast("list[bytes]", frames)))
                 continue
-            if frame.op is None:
-                run.append(frame.payload)
-                continue
-            self._record_run(link, drain.ts, run)
-            run = []
-            self._take_rare(link, drain.ts, frame)
-        self._record_run(link, drain.ts, run)
+            for frame in frames:
+                if isinstance(frame, bytes) or frame.op is None:
+                    runs.append((ts, [frame if isinstance(frame, bytes) else frame.payload]))
+                    continue
+                self._record_runs(link, runs)
+                runs = []
+                self._take_rare(link, ts, frame)
+        self._record_runs(link, runs)
 
-    def _record_run(self, link: Link, ts: int, run: list[bytes]) -> None:
-        if run:
-            for message in self._recorder.frames(link.conn, ts, run):
+    def _record_runs(self, link: Link, runs: list[tuple[int, list[bytes]]]) -> None:
+        if runs:
+            for message in self._recorder.runs(link.conn, runs):
                 self._take_message(link, message)
 
     def _take_rare(self, link: Link, ts: int, frame: Frame) -> None:
@@ -256,6 +268,7 @@ class Wires:
 
     def _note_unknown(self, sort: str) -> None:
         unknown = self._recorder.unknown
+        sort = sort if sort in unknown or len(unknown) < SORTS_MAX else "others"
         unknown[sort] += 1
         if unknown[sort] == 1:
             log.warning("%s frames not understood, kept as they are: %s", self._adapter.NAME, sort)
