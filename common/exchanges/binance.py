@@ -93,15 +93,16 @@ def _agg_trade(data: dict[str, Any]) -> Update:
 
 
 def _agg_fields(data: dict[str, Any]) -> dict[str, Any]:
-    if type(data["a"]) is not int:
+    agg_id, first, last = data["a"], data["f"], data["l"]
+    if type(agg_id) is not int or type(first) is not int or type(last) is not int:
         raise TypeError
     return {
-        "id": str(data["a"]),
+        "id": str(agg_id),
         "price": _text(data["p"]),
         "amount": _text(data["q"]),
         "side": _side(data["m"]),
-        "first_id": str(data["f"]),
-        "last_id": str(data["l"]),
+        "first_id": str(first),
+        "last_id": str(last),
     }
 
 
@@ -189,19 +190,27 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
     """What a REST answer (status 200) brings: a book, or trades in the order of their ids."""
     try:
         parts = urlsplit(url)
-        symbol = parse_qs(parts.query)["symbol"][0]
+        query = parse_qs(parts.query)
+        symbol = query["symbol"][0]
         data = orjson.loads(body)
         if parts.path.endswith("/depth"):
             if type(data["lastUpdateId"]) is not int:
                 return None
             return Snapshot(symbol, data["lastUpdateId"], None, _levels(data["bids"]), _levels(data["asks"]))
         if parts.path.endswith("/historicalTrades"):
-            return [_rest_trade(symbol, trade) for trade in data]
+            return _covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
-            return [Update("agg_trade", symbol, t["a"], t["a"], _ns(t["T"]), _agg_fields(t)) for t in data]
+            trades = [Update("agg_trade", symbol, t["a"], t["a"], _ns(t["T"]), _agg_fields(t)) for t in data]
+            return _covering(trades, int(query["fromId"][0]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
         return None
     return None
+
+
+def _covering(trades: list[Update], from_id: int) -> list[Update]:
+    """Trades that were asked for by id: each covers the ids since the one before it, those that do not exist too."""
+    firsts = [from_id, *(trade.last + 1 for trade in trades)]
+    return [trade._replace(first=first) for trade, first in zip(trades, firsts, strict=False)]
 
 
 def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:
@@ -245,7 +254,8 @@ def _text(value: object) -> str:
 def _levels(levels: Any) -> list[Any]:
     if type(levels) is not list:
         raise TypeError
-    for price, amount in levels:
-        if type(price) is not str or type(amount) is not str:
+    for level in levels:
+        price, amount = level
+        if type(price) is not str or type(amount) is not str or type(level) is not list:
             raise TypeError
     return levels
