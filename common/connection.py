@@ -15,14 +15,14 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import websocket
 
+from .tls import BulkContext, TlsStream
+
 DRAIN_BYTES = 256 * 1024
 DRAIN_NS = 1_000_000
-TLS_RECORD_BYTES = 16 * 1024
-"""The most that one read of a TLS socket returns; a larger buffer would be allocated in vain each time."""
 
 _TEXT = 0x81
 _OPCODES = {0x1: None, 0x2: "binary", 0x8: "close", 0x9: "ping", 0xA: "pong"}
@@ -51,14 +51,17 @@ class ConnectionLostError(Exception):
         self.reason, self.code = reason, code
 
 
-def connect(url: str, timeout_s: float, sslopt: dict[str, Any] | None = None) -> websocket.WebSocket:
-    """Open a WebSocket; blocks. Raises OSError or websocket.WebSocketException."""
+def connect(url: str, timeout_s: float, context: ssl.SSLContext | None = None) -> websocket.WebSocket:
+    """Open a WebSocket; blocks. The exchange's certificate is checked, by `context` or the system's authorities.
+
+    Raises OSError or websocket.WebSocketException.
+    """
     return websocket.create_connection(
         url,
         timeout=timeout_s,
         skip_utf8_validation=True,
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        sslopt=sslopt,
+        sslopt={"context": BulkContext(context or ssl.create_default_context())},
     )
 
 
@@ -71,9 +74,8 @@ class Connection:
         self._ws, self._max = ws, max_frame_bytes
         if ws.sock is None:
             raise ConnectionLostError("not connected")
-        self._sock: socket.socket = ws.sock
+        self._sock: socket.socket | TlsStream = ws.sock
         self._sock.settimeout(0)
-        self._is_tls = isinstance(self._sock, ssl.SSLSocket)
         self._chunks: list[bytes] = []  # what belongs to a frame that is not whole yet
         self._have = self._need = 0
         self._fragmented = self._has_rare = False
@@ -98,19 +100,17 @@ class Connection:
         finally:
             self._sock.close()
 
-    def drain(self, stamp: Callable[[], int], take: Callable[[Drain], None]) -> bool:
+    def drain(self, stamp: Callable[[], int], take: Callable[[Drain], None]) -> None:
         """Read until the socket would block, or for 256 KiB, or 1 ms; `take` gets what each read brought.
 
-        Returns whether there may be more that the socket's readiness will not tell (TLS holds it decrypted).
         Raises ConnectionLostError.
         """
-        taken, deadline, recv = 0, time.monotonic_ns() + DRAIN_NS, self._sock.recv
-        size = TLS_RECORD_BYTES if self._is_tls else DRAIN_BYTES
-        while True:
+        taken, deadline = 0, time.monotonic_ns() + DRAIN_NS
+        while taken < DRAIN_BYTES and time.monotonic_ns() < deadline:
             try:
-                data = recv(size)
-            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
-                return False
+                data = self._sock.recv_all() if isinstance(self._sock, TlsStream) else self._sock.recv(DRAIN_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
             except OSError as error:
                 raise ConnectionLostError(f"{type(error).__name__}: {error}") from None
             if not data:
@@ -119,10 +119,8 @@ class Connection:
             if frames := self._split(data):
                 take(Drain(ts, frames, self._has_rare))
             taken += len(data)
-            if taken >= DRAIN_BYTES or time.monotonic_ns() >= deadline:
-                return self._is_tls
-            if not self._is_tls and len(data) < DRAIN_BYTES // 4:
-                return False
+            if len(data) < DRAIN_BYTES // 4:
+                return  # the socket was emptied: asking again would only tell that
 
     def _split(self, data: bytes) -> list[bytes | Frame]:
         """The whole frames up to here; the rest waits for more bytes."""

@@ -52,7 +52,6 @@ class Wires:
             random.Random(),
         )
         self._open: dict[int, tuple[Connection, Shard, Link]] = {}
-        self._more: set[int] = set()  # connections with bytes that their socket's readiness does not tell
         self._next_conn, self._next_request = first_conn, 1
         self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
         self._now = 0.0
@@ -84,16 +83,13 @@ class Wires:
     def read(self, now: float, ready: list[Connection]) -> None:
         """Drain the connections that have something."""
         self._now = now
-        numbers = {connection.number for connection in ready} | self._more
-        for number in sorted(numbers & self._open.keys()):
-            connection, shard, link = self._open[number]
+        for connection in ready:
+            _, shard, link = self._open[connection.number]
             link.last_heard_at = now
-            self._more.discard(number)
             drains: list[Drain] = []
             lost: ConnectionLostError | None = None
             try:
-                if connection.drain(self._stamp, drains.append):
-                    self._more.add(number)
+                connection.drain(self._stamp, drains.append)
             except ConnectionLostError as error:
                 lost = error  # what came before comes first
             try:
@@ -102,10 +98,6 @@ class Wires:
                 lost = error
             if lost is not None:
                 self._lost(connection, shard, link, lost)
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self._more)
 
     def resubscribe(self, stream: str) -> None:
         """Ask again for a stream that is silent: leave it, and take it anew."""
@@ -163,7 +155,6 @@ class Wires:
     def _lost(self, connection: Connection, shard: Shard, link: Link, error: ConnectionLostError) -> None:
         self.selector.unregister(connection)
         del self._open[connection.number]
-        self._more.discard(connection.number)
         connection.close()
         head = {"url": connection.url, "code": error.code, "reason": error.reason}
         self._recorder.record(self._stamp(), "close", conn=connection.number, head=head)

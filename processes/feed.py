@@ -172,14 +172,13 @@ class Feed:
         due_tick = due_house = due_sync = 0.0
         while not self._stopping:
             now = time.monotonic()
-            timeout = 0.0 if self._wires.has_more else max(0.0, min(due_tick - now, TICK_S))
-            ready = selector.select(timeout)
+            ready = selector.select(max(0.0, min(due_tick - now, TICK_S)))
             now = time.monotonic()
             connections = [key.data for key, _ in ready if isinstance(key.data, Connection)]
             if len(connections) < len(ready):
                 self._drain_wake()
                 due_tick = 0.0
-            if connections or self._wires.has_more:
+            if connections:
                 self._wires.read(now, connections)
             if self._normaliser.actions:
                 self._ask()
