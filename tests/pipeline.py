@@ -101,6 +101,7 @@ class Pipeline:
         self.endpoint = f"tcp://127.0.0.1:{free_port()}"
         self.exchange_dir = self.storage / "binance"
         self.journal = self.storage / ".journal" / "binance"
+        self.scheme, self.host = "", "127.0.0.1"  # "s" for TLS
         self._symbols = symbols
         self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in {**FAST, **settings}.items()}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -112,7 +113,8 @@ class Pipeline:
             command = [
                 sys.executable, "-m", f"processes.{name}", "binance",
                 "--storage", str(self.storage), "--symbols", self._symbols,
-                "--ws-url", f"ws://127.0.0.1:{self.standin.port}", "--rest-url", f"http://127.0.0.1:{self.standin.port}",
+                "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
+                "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
                 "--publish", self.endpoint.removeprefix("tcp://"),
             ]  # fmt: skip
             with self.log.open("ab") as log:

@@ -1,6 +1,7 @@
 """What exchanges, disks and people do to a pipeline: it keeps what it was sent, tells what is missing, and goes on."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import trustme
 
 from common.record import Record
 from tests.pipeline import (
@@ -67,7 +69,9 @@ def test_frames_that_nobody_understands_are_kept_as_received_and_the_stream_goes
         pipeline.standin.fault(do="garble", kind=kind)
     pipeline.standin.fault(do="garble", kind="huge", bytes=16 * 1024**2)
     pipeline.standin.fault(do="garble", kind="text", text='{"e":"trade","s":"币安人生USDT","t":1}')
-    pipeline.standin.fault(do="garble", kind="text", text='{"stream":"x","data":{"e":"trade","s":"../../etc/passwd","t":1}}')
+    pipeline.standin.fault(
+        do="garble", kind="text", text='{"stream":"x","data":{"e":"trade","s":"../../etc/passwd","t":1}}'
+    )
     before = len(subscriber.messages)
     wait_events(subscriber, before + 500)
     records = finish(pipeline, subscriber)
@@ -290,6 +294,34 @@ def test_a_read_only_storage_directory_is_told_in_one_line(small_disk: Path, mak
     for name in ("feed", "archiver"):
         code, said = exit_of(pipeline, name)
         assert code == 1 and "Read-only" in said
+
+
+def test_everything_works_over_tls_and_a_certificate_of_nobody_we_trust_is_refused(
+    make: Make, live: Listen, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pipeline = make(
+        *GENERATED, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem", "--sent", tmp_path / "sent"
+    )
+    pipeline.scheme, pipeline.host = "s", "localhost"
+    subscriber = live(pipeline)
+    pipeline.start()
+    until(lambda: b"CERTIFICATE_VERIFY_FAILED" in pipeline.log.read_bytes(), "an unknown certificate is refused")
+    pipeline.kill("feed", signal_number=signal.SIGTERM)
+    assert not subscriber.messages
+    pipeline.start("feed", SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+    wait_message(subscriber, b"/book/BTCUSDT ", b'"snapshot"')
+    wait_events(subscriber, 500)
+    records = stop(pipeline)
+    pipeline.standin.process.send_signal(signal.SIGTERM)  # it writes the rest of what it sent
+    pipeline.standin.process.wait()
+    sent = [json.loads(line)["payload"].encode() for line in (tmp_path / "sent").read_bytes().splitlines()]
+    received = payloads(records)[1]
+    assert len(received) > 500 and received == sent[: len(received)]
 
 
 def test_the_feed_ends_cleanly_on_sigterm_and_the_next_run_goes_on_dense(make: Make, live: Listen) -> None:
