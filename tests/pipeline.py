@@ -1,6 +1,7 @@
 """A whole pipeline of real processes around a stand-in exchange, and what a test reads from what it leaves on disk."""
 
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -204,7 +205,7 @@ def archived(exchange_dir: Path, *symbols: str) -> list[Record]:
 def assert_dense(records: list[Record], exchange_dir: Path) -> None:
     """Each number once; a jump only at a `start` or inside a range that a manifest names."""
     named = holes(Disk(), exchange_dir)
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in itertools.pairwise(records):
         if after.seq == before.seq + 1 or (after.seq > before.seq and after.kind == "start"):
             continue
         inside = any(first <= before.seq + 1 and after.seq - 1 <= last for first, last in named)

@@ -1,6 +1,7 @@
 """What exchanges, disks and people do to a pipeline: it keeps what it was sent, tells what is missing, and goes on."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def test_connections_are_replaced_before_their_end_without_a_hole_or_a_double(ma
         ids = [int(e["id"]) for e in events if e["channel"] == "trade" and e["symbol"] == symbol]
         assert len(ids) > 50 and ids == list(range(ids[0], ids[-1] + 1))
         deltas = [e for e in events if e["channel"] == "book" and e["symbol"] == symbol and e["type"] == "delta"]
-        assert all(int(b["first_id"]) <= int(a["last_id"]) + 1 for a, b in zip(deltas, deltas[1:], strict=False))
+        assert all(int(b["first_id"]) <= int(a["last_id"]) + 1 for a, b in itertools.pairwise(deltas))
 
 
 def test_a_muted_stream_is_a_gap_until_it_speaks_again(make: Make, live: Listen) -> None:
@@ -285,7 +286,7 @@ def test_a_full_disk_and_a_full_memory_close_the_connections_and_tell_the_gap(
     (small_disk / "ballast").unlink()
     wait_message(subscriber, b"/gap/BTCUSDT ", b'"closed"', b'"book"')
     records = finish(pipeline, subscriber)
-    assert [r.head["reason"] for r in records if r.kind == "close"][0] == "no room left"
+    assert next(r.head["reason"] for r in records if r.kind == "close") == "no room left"
 
 
 def test_a_read_only_storage_directory_is_told_in_one_line(small_disk: Path, make: Make) -> None:
@@ -334,4 +335,4 @@ def test_the_feed_ends_cleanly_on_sigterm_and_the_next_run_goes_on_dense(make: M
     wait_message(subscriber, b"/gap/BTCUSDT ", b'"restart"', b'"closed"', b'"book"')
     records = stop(pipeline)
     assert [r.head["reason"] for r in records if r.kind == "close"] == ["stopped", "stopped"]
-    assert [b.seq - a.seq for a, b in zip(records, records[1:], strict=False)] == [1] * (len(records) - 1)
+    assert [b.seq - a.seq for a, b in itertools.pairwise(records)] == [1] * (len(records) - 1)
