@@ -13,8 +13,7 @@ import orjson
 
 from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
-from .mending import looks_whole
-from .record import RecordError, accepts, decode, seq_of
+from .record import RecordError, accepts, decode, looks_whole, seq_of
 from .storage import SEALED
 
 RESTORE = "restore the file from a copy"

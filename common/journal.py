@@ -9,7 +9,6 @@ Rules 1–5 of the protocol are kept here: no number above a synced ceiling; a j
 goes on at a higher number than any ever used; of a short write the whole lines stand. Reading it is `JournalReader`.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import Any
 import orjson
 
 from .disk import AppendFile, Disk, free_name, make_durable_dir, replace, set_aside
-from .mending import is_record, is_text, looks_whole
-from .record import RecordError, decode, seq_of
+from .record import RecordError, decode, is_record, is_text, looks_whole, seq_of
 from .storage import Archived
 
 META = "journal.json"
@@ -133,15 +131,20 @@ class Journal:
         return len(lines)
 
     def sync_job(self) -> Callable[[], None]:
-        """What makes everything appended so far durable; may run in another thread."""
-        full, self._unsynced, current = self._unsynced, [], self._file
+        """What makes everything appended so far durable; may run in another thread.
+
+        A full segment is every job's until it is synced: another may be waiting for its turn.
+        """
+        full, current = list(self._unsynced), self._file
 
         def sync() -> None:
             with self._syncing:
                 for file in full:
-                    file.sync()
-                    file.close()
-                if current is not None and not current.closed:  # else a later job was faster
+                    if not file.closed:
+                        file.sync()
+                        self._unsynced.remove(file)
+                        file.close()
+                if current is not None and not current.closed:
                     current.sync()
 
         return sync
@@ -236,28 +239,30 @@ class Journal:
     def _recover(self) -> tuple[bool, bool]:
         """Keep the longest prefix that is whole and dense; set the rest aside. Returns (torn tail, other damage)."""
         names = [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
-        torn = damaged = False
         for index, name in enumerate(names):
             path = self._directory / name
-            if damaged:
-                aside = free_name(self._disk, path.with_name(name + ".damaged"))
-                self._disk.rename(path, aside)
-                self._report(f"{path} lies behind the damage: set aside as {aside.name}")
-                continue
             segment, size = self._scan(path)
-            if segment is None or segment.size < size:
-                is_tail = index == len(names) - 1 and self._is_torn_line(path, segment)
-                torn, damaged = torn or is_tail, damaged or not is_tail
-                if damaged:
-                    self._distrust()
-                set_aside(
-                    self._disk, path, segment.size if segment else 0, self._report, "torn" if is_tail else "damaged"
-                )
-            if segment is not None and segment.size:
+            good = segment.size if segment else 0
+            if segment is not None and good:
                 self._segments.append(segment)
-            else:
+            if good == size and good:
+                continue
+            torn = index == len(names) - 1 and self._is_torn_line(path, segment)
+            if not torn:
+                self._distrust()
+                self._set_aside(names[index + 1 :])
+            set_aside(self._disk, path, good, self._report, "torn" if torn else "damaged")
+            if not good:
                 self._disk.remove(path)
-        return torn, damaged
+            return torn, not torn
+        return False, False
+
+    def _set_aside(self, names: list[str]) -> None:
+        """What lies behind damage. From the end on: whoever reads meanwhile must not take it for the front."""
+        for name in reversed(names):
+            aside = free_name(self._disk, self._directory / f"{name}.damaged")
+            self._disk.rename(self._directory / name, aside)
+            self._report(f"{self._directory / name} lies behind the damage: set aside as {aside.name}")
 
     def _distrust(self) -> None:
         """Before damage is set aside: should we be killed then, the next start must not go on from what is left."""
@@ -387,7 +392,7 @@ def _holding(names: list[str], seq: int) -> str:
 def _lines_above(data: bytes, position: int) -> tuple[list[bytes], int]:
     """The whole lines with numbers above `position`, and the bytes up to their end or the first that is no record."""
     lines: list[bytes] = []
-    suspect = not looks_whole(data[: data.rfind(b"\n") + 1])
+    suspect = not (looks_whole(data[: data.rfind(b"\n") + 1]) and is_text(data))
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
         line = data[start : end + 1]
@@ -397,8 +402,3 @@ def _lines_above(data: bytes, position: int) -> tuple[list[bytes], int]:
             lines.append(line)
         start = end + 1
     return lines, start
-
-
-def free_bytes(directory: Path) -> int:
-    stat = os.statvfs(directory)
-    return stat.f_bavail * stat.f_frsize

@@ -8,6 +8,7 @@ The payload comes last and is never decoded to find its place: the head ends bef
 """
 
 import base64
+import codecs
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -124,6 +125,40 @@ def seq_of(line: bytes) -> int:
     if end < 0 or not digits.isdigit():
         raise RecordError(f"not a record: {line[:80]!r}")
     return int(digits)
+
+
+def looks_whole(data: bytes) -> bool:
+    """Whether nothing in a piece of a file is torn, as far as counting tells: each line begins and ends as a record."""
+    lines = data.count(b"\n")
+    return not data or (
+        data.startswith(b'{"seq":')
+        and data.endswith(b"}\n")
+        and b"\0" not in data
+        and data.count(b'\n{"seq":') == lines - 1
+        and data.count(b"}\n") == lines
+    )
+
+
+def is_text(data: bytes) -> bool:
+    """Whether bytes may be those of records: UTF-8 (the last character may be cut), and no block of zeros."""
+    if b"\0" in data:
+        return False
+    if data.isascii():
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_record(line: bytes) -> bool:
+    """Whether a line is a record, and JSON as a whole: two torn ones do not pass as one."""
+    try:
+        decode(line)
+    except RecordError:
+        return False
+    return accepts(line)
 
 
 def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
