@@ -43,19 +43,16 @@ class JournalKeeper:
             return
         if seen == self._seen:
             return
-        archived = read_archived(self._disk, self._directory)
         self._seen = seen
-        if self._journal.can_trim(archived.fsynced):
-            self._disk.sync_file(path)
-            self._disk.sync_dir(self._directory)
-            self._journal.trim(archived.fsynced)
+        if self._journal.can_trim(read_archived(self._disk, self._directory).fsynced):
+            self._journal.trim(self._fsynced())
 
     def keep_within_bound(self, stamp: Callable[[], int]) -> None:
         """The journal is full of what nobody archived: name what goes, durably, and drop it (rule 5)."""
         last = self._journal.overflow()
         if last is None or self._recorder.is_behind():
             return
-        first = read_archived(self._disk, self._directory).fsynced + 1
+        first = self._fsynced() + 1
         payload = orjson.dumps({"state": "open", "reason": "journal full", "first_seq": first, "last_seq": last})
         self._recorder.record(stamp(), "gap", payload=payload)
         if self._recorder.is_behind():
@@ -63,6 +60,14 @@ class JournalKeeper:
         self._journal.sync_job()()
         self._journal.trim(last)
         log.error("journal full: records %d to %d dropped; is the archiver running?", first, last)
+
+    def _fsynced(self) -> int:
+        """How far the archive is synced, by a word that is durable itself."""
+        fsynced = read_archived(self._disk, self._directory).fsynced
+        if fsynced:
+            self._disk.sync_file(self._directory / ARCHIVED)
+            self._disk.sync_dir(self._directory)
+        return fsynced
 
 
 def _logged(act: Callable[[], None]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from .disk import Disk, free_name, replace
+from .disk import Disk, free_name, make_durable_dir, replace
 
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
@@ -133,6 +133,12 @@ def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in read_manifest(disk, month) if "name" in line}
 
 
+def sync_manifest(disk: Disk, month: Path) -> None:
+    """Make durable what a killed writer may have left unsynced, before anything is removed because of it."""
+    disk.sync_file(month / MANIFEST)
+    disk.sync_dir(month)
+
+
 def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
     """Commit one manifest line, synced. A torn last line of a killed writer is set aside first."""
     disk.make_dir(month)
@@ -165,6 +171,7 @@ def append_hole(disk: Disk, directory: Path, first: int, last: int, reason: str,
     """Name a range of numbers that the archive will never hold (rule 5), in the manifest of `_`."""
     month, _ = file_stem(NO_SYMBOL, ts_recv)
     line = {"hole": [first, last], "reason": reason, "ts_recv": ts_recv}
+    make_durable_dir(disk, directory / NO_SYMBOL / month)
     append_manifest(disk, directory / NO_SYMBOL / month, line)
 
 
