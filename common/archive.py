@@ -5,18 +5,16 @@ holds everything. Rules 6–8 of the protocol are kept here and in `intake`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import orjson
 
-from .codec import decompress
 from .disk import AppendFile, Disk, make_durable_dir, set_aside
-from .mending import is_record, mend
-from .record import RecordError, decode, seq_of, whole_lines
+from .mending import examine, missing, repair, sealed_records
+from .record import RecordError, decode, is_record, seq_of, whole_lines
 from .storage import (
     NO_SYMBOL,
     OPEN,
@@ -32,6 +30,7 @@ from .storage import (
     read_synced,
     sealed_lines,
     symbol_dirs,
+    sync_manifest,
     write_archived,
     write_synced,
 )
@@ -99,65 +98,93 @@ class ArchiveWriter:
         other_boot = archived.known and archived.trusted(self._boot_id) != archived.complete
         self.position = archived.trusted(self._boot_id)
         self._fsynced, self._highest = archived.fsynced, archived.highest
+        whole_to = None  # where nothing else tells, how far the files are for sure
         if not archived.known:
-            self.position = self._position_without_archived(journal_front)
+            self.position, whole_to = self._position_without_archived(journal_front)
             self._fsynced = 0
-        refilled = self._mend_all(journal_front)
+        refilled = self._mend(archived, journal_front, whole_to)
         if other_boot:
             write_synced(self._disk, self._directory, {})  # or what is cut now would look damaged after a kill
-        for symbol_dir in symbol_dirs(self._disk, self._directory):
-            self._open_symbol(symbol_dir, cut=other_boot or symbol_dir in refilled)
+        for path in open_files(self._disk, self._directory):
+            if other_boot or path.parents[1] in refilled:
+                self._cut(path, self.position)
+        self._open_files()
         if self.position != archived.complete:
-            self._write_archived(durable=True)
+            self._write_archived(self.position, durable=True)
 
-    def _position_without_archived(self, journal_front: int | None) -> int:
-        """`archived.json` is lost. The feed drops nothing that was not synced here, so its journal's front tells."""
-        ends: list[int] = [
-            line["seq"][1]
-            for symbol_dir in symbol_dirs(self._disk, self._directory)
-            for month in month_dirs(self._disk, symbol_dir)
-            for line in sealed_lines(self._disk, month).values()
-        ]
-        tails = [self._tail_seq(path) for path in open_files(self._disk, self._directory)]
-        if not ends and not any(tails):
-            return 0
-        if journal_front is not None:
-            return max([journal_front - 1, *ends])
+    def _position_without_archived(self, journal_front: int | None) -> tuple[int, int | None]:
+        """`archived.json` is lost. The feed drops nothing that was not synced here, so its journal's front tells.
+
+        Where that is lost too, the last record is the position, and what is missing since the last sealed one is lost.
+        """
+        sealed = max(
+            (
+                int(line["seq"][1])
+                for symbol_dir in symbol_dirs(self._disk, self._directory)
+                for month in month_dirs(self._disk, symbol_dir)
+                for line in sealed_lines(self._disk, month).values()
+            ),
+            default=0,
+        )
+        last = max([sealed, *(self._tail_seq(path) for path in open_files(self._disk, self._directory))])
+        if not last or journal_front is not None:
+            return (max(journal_front - 1, sealed) if last and journal_front else 0), None
         self._report(f"{self._directory} archived.json and the journal are lost: going on after the last record here")
-        return max([*ends, *tails])
+        return last, sealed
 
-    def _mend_all(self, journal_front: int | None) -> set[Path]:
-        """Mend every file; returns the symbols' directories that the journal refills, from the position on."""
-        position, refilled = self.position, set()
+    def _mend(self, archived: Archived, journal_front: int | None, whole_to: int | None) -> set[Path]:
+        """Mend what is damaged; returns the symbols' directories that the journal refills, from the position on."""
         synced = read_synced(self._disk, self._directory)
+        damages = []
         for path in open_files(self._disk, self._directory):
             known = synced.get(str(path.relative_to(self._directory)))
-            lowered, holes = mend(self._disk, path, known, position, journal_front, self._report)
-            if lowered < position:
-                self.position = min(self.position, lowered)
-                refilled.add(path.parents[1])
-            for first, last in holes:
-                append_hole(self._disk, self._directory, first, last, "damaged", self._disk.mtime_ns(path))
-        return refilled
+            if (damage := examine(self._disk, path, known, self.position)) is not None:
+                damages.append(damage)
+        serious = [damage for damage in damages if not damage.torn]
+        self._last_ts = max((self._disk.mtime_ns(damage.path) for damage in serious), default=0)
+        if serious or whole_to is not None:
+            lost = missing(self._disk, self._directory, serious, self.position, whole_to)
+            if self._lower(lost, journal_front):
+                lowered = replace(archived, complete=self.position, fsynced=self._fsynced)
+                write_archived(self._disk, self._directory, lowered, durable=True)
+        for damage in damages:
+            repair(self._disk, damage, self.position, self._report)
+        return {damage.path.parents[1] for damage in serious}
+
+    def _lower(self, lost: list[tuple[int, int]], journal_front: int | None) -> bool:
+        """Go back to where the journal can refill what is lost, and name what it no longer has."""
+        before = self.position
+        front = journal_front if journal_front is not None else before + 1
+        for first, last in lost:
+            if last >= front:
+                self.position = min(self.position, max(first, front) - 1)
+            if first < front:
+                append_hole(self._disk, self._directory, first, min(last, front - 1), "damaged", self._last_ts)
+        self._fsynced = min(self._fsynced, self.position)
+        return self.position < before
 
     def _tail_seq(self, path: Path) -> int:
         lines, _ = whole_lines(self._disk.read(path))
         return next((seq_of(line) for line in reversed(lines) if is_record(line)), 0)
 
-    def _open_symbol(self, symbol_dir: Path, *, cut: bool) -> None:
+    def _open_files(self) -> None:
+        for symbol_dir in symbol_dirs(self._disk, self._directory):
+            self._open_symbol(symbol_dir)
+
+    def _open_symbol(self, symbol_dir: Path) -> None:
         """Take up a symbol's `.open` files: the newest goes on, the others are full."""
         found: list[OpenFile] = []
         for month in month_dirs(self._disk, symbol_dir):
             sealed = sealed_lines(self._disk, month)
-            names = [name for name in self._disk.names(month) if name.endswith(OPEN)]
-            for path in (month / name for name in names if name.removesuffix(OPEN) not in sealed):
-                if (opened := self._take_up(path, cut=cut)) is not None:
-                    found.append(opened)
             for line in sealed.values():
-                if line["seq"][1] > self.position:
-                    self._held.update((seq_of(record), crc32(record)) for record in self._sealed_records(month, line))
-            for path in (month / name for name in names if name.removesuffix(OPEN) in sealed):
-                self._disk.remove(path)  # sealed: only its removal was missing
+                records = sealed_records(self._disk, month, line, self.position)
+                self._held.update((seq_of(record), crc32(record)) for record in records)
+            for name in [name for name in self._disk.names(month) if name.endswith(OPEN)]:
+                if name.removesuffix(OPEN) in sealed:
+                    sync_manifest(self._disk, month)
+                    self._disk.remove(month / name)  # only its removal was missing
+                elif (opened := self._take_up(month / name)) is not None:
+                    found.append(opened)
         self._new_dirs |= {path for opened in found for path in (opened.path.parent, symbol_dir, self._directory)}
         found.sort(key=lambda opened: opened.last)  # not by time: the clock may have been set back
         for opened in found[:-1]:
@@ -166,35 +193,31 @@ class ArchiveWriter:
         if found:
             self._files[_key(symbol_dir.name)] = found[-1]
 
-    def _sealed_records(self, month: Path, line: dict[str, Any]) -> Iterator[bytes]:
-        """The records above the position that a sealed file holds (the position went back behind damage)."""
-        data = self._disk.read(month / line["file"])
-        for block in line["blocks"]:
-            if block["seq"][1] > self.position:
-                raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
-                yield from (record for record in whole_lines(raw)[0] if seq_of(record) > self.position)
-
-    def _take_up(self, path: Path, *, cut: bool) -> OpenFile | None:
-        """Check a file and cut what is torn, damaged, or (after another boot) was not synced."""
-        data = self._disk.read(path)
-        lines, _ = whole_lines(data)
-        size = len(data)
-        for line in reversed(lines):
-            if (seq := seq_of(line)) <= self.position:
-                break
-            size -= len(line)
-            self._held[seq] = crc32(line)
-        if cut and size < len(data):
-            set_aside(self._disk, path, size, self._report, "not to be trusted beyond the position, comes again")
-            for line in lines:
-                self._held.pop(seq_of(line), None)
-            lines, _ = whole_lines(data[:size])
+    def _take_up(self, path: Path) -> OpenFile | None:
+        """Go on with a file, and remember what it holds beyond the position: it comes again."""
+        lines, _ = whole_lines(self._disk.read(path))
         if not lines:
             self._disk.remove(path)
             return None
+        for line in reversed(lines):
+            if (seq := seq_of(line)) <= self.position:
+                break
+            self._held[seq] = crc32(line)
         first, last = decode(lines[0]), seq_of(lines[-1])
+        self._last_ts = max(self._last_ts, decode(lines[-1]).ts_recv)
         size, crc = sum(map(len, lines)), crc32(b"".join(lines))
         return OpenFile(path, self._disk.open(path), first.ts_recv, last, size, crc)
+
+    def _cut(self, path: Path, keep: int) -> None:
+        """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
+        data = self._disk.read(path)
+        size = len(data)
+        for line in reversed(whole_lines(data)[0]):
+            if seq_of(line) <= keep:
+                break
+            size -= len(line)
+        if size < len(data):
+            set_aside(self._disk, path, size, self._report, f"not to be trusted beyond record {keep}")
 
     # -- records -------------------------------------------------------------------------------------------------
 
@@ -234,6 +257,7 @@ class ArchiveWriter:
             opened.file.sync()
             opened.file.close()
             self.turned.append((opened.path, opened.last))
+            del self._files[symbol]
         path = self._new_path(symbol, ts_recv)
         self._files[symbol] = OpenFile(path, self._disk.open(path), ts_recv, 0, 0, 0)
         return self._files[symbol]
@@ -257,29 +281,29 @@ class ArchiveWriter:
         does the position go on.
         """
         self.flush()
-        keep = self.position if last is None else min(self.position, last)
-        lost = last is None or last > self.position
-        if keep < self.position or self._held:
-            self.position = keep
-            self._write_archived(durable=True)
-            self._cut_files(keep)
-        if lost:
-            append_hole(
-                self._disk, self._directory, keep + 1, first - 1, "dropped" if last is None else "lost", self._last_ts
-            )
-            self._report(f"{self._directory.name} records {keep + 1} to {first - 1} are lost: named in the manifest")
+        position = self.position
+        keep = position if last is None else min(position, last)
+        if keep < position or self._held:
+            self._take_back(keep)
+        end, reason = (first - 1, "dropped") if last is None else (max(last, position, *self._held), "lost")
+        if end > keep:
+            append_hole(self._disk, self._directory, keep + 1, end, reason, self._last_ts)
+            self._report(f"{self._directory.name} records {keep + 1} to {end} are lost: named in the manifest")
+        self._held.clear()  # what only sealed files hold of that range stays there
         self.position = first - 1
         self._fsynced = min(self._fsynced, keep)
 
-    def _cut_files(self, keep: int) -> None:
-        for opened in self._files.values():
-            opened.file.close()
+    def _take_back(self, keep: int) -> None:
+        """Set aside what the files hold beyond a number. When the disk is full, it can be done again."""
+        self._write_archived(keep, durable=True)
         write_synced(self._disk, self._directory, {})
-        self._files.clear()
+        for path in open_files(self._disk, self._directory):
+            self._cut(path, keep)
+        self.close()
         self.turned.clear()
         self._held.clear()
-        for symbol_dir in symbol_dirs(self._disk, self._directory):
-            self._open_symbol(symbol_dir, cut=True)
+        self.position = keep
+        self._open_files()
 
     # -- flush and sync ------------------------------------------------------------------------------------------
 
@@ -288,7 +312,7 @@ class ArchiveWriter:
         for opened in self._files.values():
             self._write(opened)
         if self.position != self._written:
-            self._write_archived(durable=False)
+            self._write_archived(self.position, durable=False)
 
     def sync(self, sync_journal: Callable[[], None]) -> None:
         """Make everything durable, in the order of rule 8: journal, files, `archived.json`."""
@@ -303,7 +327,7 @@ class ArchiveWriter:
             self._new_dirs.remove(max(self._new_dirs, key=lambda path: len(path.parts)))
         self._tell_synced()
         self._fsynced = self.position
-        self._write_archived(durable=True)
+        self._write_archived(self.position, durable=True)
 
     def _tell_synced(self) -> None:
         """Keep what the synced files hold, so that damage is found by the next start."""
@@ -337,12 +361,12 @@ class ArchiveWriter:
         opened.buffered = 0
         opened.dirty = True
 
-    def _write_archived(self, *, durable: bool) -> None:
+    def _write_archived(self, complete: int, *, durable: bool) -> None:
         self._highest = max(self._highest, self.position)
-        fsynced = min(self._fsynced, self.position)
-        archived = Archived(self.position, fsynced, self._boot_id, dict(self.processes), highest=self._highest)
+        fsynced = min(self._fsynced, complete)
+        archived = Archived(complete, fsynced, self._boot_id, dict(self.processes), highest=self._highest)
         write_archived(self._disk, self._directory, archived, durable=durable)
-        self._written = self.position
+        self._written = complete
 
 
 def _key(name: str) -> bytes:

@@ -1,69 +1,36 @@
-"""What becomes of an archive file that a crash or a bad disk left damaged: every whole record is kept.
+"""What becomes of archive files that a crash or a bad disk left damaged: every whole record is kept.
 
-What follows a torn write is cut. Damage within what the archive counted as its own is refilled from the journal where
-that still reaches back; where it does not, the good records stay and the lost range is named.
+What follows a torn write is cut. For damage within what the archive counted as its own, what is missing is counted out
+(an exchange's numbers are dense): the journal refills what it still has, the rest is named as lost.
+
+`examine` and `missing` only look; what they lead to is told on the disk before `repair` touches a file, so that a kill
+in between hides nothing.
 """
 
-import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
+from .codec import decompress
 from .disk import Disk, free_name, set_aside
-from .record import RecordError, accepts, decode, seq_of, whole_lines
+from .record import RecordError, decode, is_record, seq_of, whole_lines
+from .storage import OPEN, month_dirs, sealed_lines, symbol_dirs
 
 
-class Mended(NamedTuple):
-    """`position`: go on from here (lowered where the journal refills); `holes`: ranges lost for good."""
+class Damage(NamedTuple):
+    """One damaged `.open` file: its whole records in order, and where the first damage lies."""
 
-    position: int
-    holes: list[tuple[int, int]]
-
-
-def looks_whole(data: bytes) -> bool:
-    """Whether nothing in a piece of a file is torn, as far as counting tells: each line begins and ends as a record."""
-    lines = data.count(b"\n")
-    return not data or (
-        data.startswith(b'{"seq":')
-        and data.endswith(b"}\n")
-        and b"\0" not in data
-        and data.count(b'\n{"seq":') == lines - 1
-        and data.count(b"}\n") == lines
-    )
+    path: Path
+    data: bytes
+    good: list[bytes]
+    end: int  # offset of the damage
+    last: int  # the number before it
+    torn: bool  # nothing but the beginning of a line that nobody was told of
 
 
-def is_text(data: bytes) -> bool:
-    """Whether bytes may be those of records: UTF-8 (the last character may be cut), and no block of zeros."""
-    if b"\0" in data:
-        return False
-    if data.isascii():
-        return True
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def is_record(line: bytes) -> bool:
-    """Whether a line is a record, and JSON as a whole: two torn ones do not pass as one."""
-    try:
-        decode(line)
-    except RecordError:
-        return False
-    return accepts(line)
-
-
-def mend(
-    disk: Disk,
-    path: Path,
-    synced: tuple[int, int] | None,
-    position: int,
-    journal_front: int | None,
-    report: Callable[[str], None],
-) -> Mended:
-    """Repair one `.open` file of an archive whose records up to `position` count as complete.
+def examine(disk: Disk, path: Path, synced: tuple[int, int] | None, position: int) -> Damage | None:
+    """What is wrong with one `.open` file of an archive whose records up to `position` count as complete.
 
     `synced` is the size and CRC32 that the file had when it was synced last, None where that is not known.
     """
@@ -72,66 +39,104 @@ def mend(
     intact = len(data) >= size and crc32(data[:size]) == crc
     lines, torn = whole_lines(data[size:] if intact else data)
     if intact and not torn and all(map(is_record, lines)):
-        return Mended(position, [])
-    if not data:  # what it held cannot be told: the journal gives back what it has, `verify` tells the rest
-        report(f"{path} was emptied: refilled from the journal")
-        return Mended(position if journal_front is None else min(position, journal_front - 1), [])
-    good, holes, end, last = _salvage(data, position, truncated=len(data) < size)
+        return None
+    good, end, last = _salvage(data, position)
     if end == len(data) and not intact and len(data) >= size:
-        end, last = 0, seq_of(data) - 1  # whole lines, but not those that were synced: none is to be trusted
-    if intact and _is_torn_write(data[end:], position):
-        set_aside(disk, path, end, report, "torn")
-        return Mended(position, [])
-    if journal_front is not None and journal_front <= last + 1:
-        set_aside(disk, path, end, report, f"damaged, refilled from the journal after record {last}")
-        return Mended(min(position, last), [])
-    _keep(disk, path, data, b"".join(good), end, report)
-    return Mended(position, holes)
+        end, last, good = 0, seq_of(data) - 1, []  # whole lines, but not those that were synced: none is to be trusted
+    return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position))
 
 
-def _keep(disk: Disk, path: Path, data: bytes, good: bytes, end: int, report: Callable[[str], None]) -> None:
-    """Put the good records in the file's place, and the file as it was aside."""
-    aside = free_name(disk, path.with_name(path.name + ".damaged"))
-    temporary = path.with_name(path.name + ".tmp")
+def missing(
+    disk: Disk, directory: Path, damages: list[Damage], position: int, after: int | None = None
+) -> list[tuple[int, int]]:
+    """The ranges up to `position` that no file of an exchange holds, from `after` or the first damage on."""
+    afters = [damage.last or _last_of_symbol(disk, damage.path) for damage in damages]
+    after = min(afters if after is None else [*afters, after])
+    held: dict[int, int] = {}  # each number, and the one that must come before it
+    for line in _all_records(disk, directory, after, {damage.path: damage.good for damage in damages}):
+        record = decode(line)
+        held[record.seq] = int(record.head.get("last", 0)) if record.kind == "start" else record.seq - 1
+    found = []
+    last = after
+    for seq in sorted(held):
+        if seq > position:
+            break
+        if held[seq] > last:
+            found.append((last + 1, held[seq]))
+        last = seq
+    return [*found, (last + 1, position)] if last < position else found
+
+
+def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) -> Iterator[bytes]:
+    """The records above a number that a sealed file holds, by its manifest line."""
+    if line["seq"][1] <= after:
+        return
+    data = disk.read(month / line["file"])
+    for block in line["blocks"]:
+        if block["seq"][1] > after:
+            raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
+            yield from (record for record in whole_lines(raw)[0] if seq_of(record) > after)
+
+
+def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], None]) -> None:
+    """Keep a file's good records up to `position`, and what else it held aside."""
+    if damage.torn:
+        set_aside(disk, damage.path, damage.end, report, "torn")
+        return
+    good = b"".join(line for line in damage.good if seq_of(line) <= position)
+    if damage.data.startswith(good):
+        set_aside(disk, damage.path, len(good), report, f"damaged, refilled from the journal after record {position}")
+        return
+    aside = free_name(disk, damage.path.with_name(damage.path.name + ".damaged"))
+    temporary = damage.path.with_name(damage.path.name + ".tmp")
     disk.write(temporary, good)
     disk.sync_file(temporary)
-    disk.write(aside, data)
+    disk.write(aside, damage.data)
     disk.sync_file(aside)
-    disk.rename(temporary, path)
-    disk.sync_dir(path.parent)
-    report(f"{path} damaged at offset {end}: its whole records are kept, the file as it was set aside as {aside.name}")
+    disk.rename(temporary, damage.path)
+    disk.sync_dir(damage.path.parent)
+    report(
+        f"{damage.path} damaged at offset {damage.end}: its whole records are kept, the file set aside as {aside.name}"
+    )
 
 
-def _salvage(data: bytes, position: int, *, truncated: bool) -> tuple[list[bytes], list[tuple[int, int]], int, int]:
-    """The whole records in order, the ranges lost between them, and where the first damage lies: offset, last number.
+def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, list[bytes]]) -> Iterator[bytes]:
+    """Every whole record above a number in an exchange's files."""
+    for month in (month for symbol in symbol_dirs(disk, directory) for month in month_dirs(disk, symbol)):
+        sealed = sealed_lines(disk, month)
+        for line in sealed.values():
+            yield from sealed_records(disk, month, line, after)
+        for path in (month / name for name in disk.names(month) if name.endswith(OPEN)):
+            if path.name.removesuffix(OPEN) not in sealed:
+                lines: Iterable[bytes] = damaged[path] if path in damaged else whole_lines(disk.read(path))[0]
+                yield from (line for line in lines if seq_of(line) > after)
+
+
+def _last_of_symbol(disk: Disk, path: Path) -> int:
+    """The last number that a symbol's sealed files hold: what an emptied file held lay behind it."""
+    lines = [line for month in month_dirs(disk, path.parents[1]) for line in sealed_lines(disk, month).values()]
+    return max((int(line["seq"][1]) for line in lines), default=0)
+
+
+def _salvage(data: bytes, position: int) -> tuple[list[bytes], int, int]:
+    """The whole records in order, and where the first damage lies: its offset, and the number before it.
 
     Behind the damage only what the archive counts as its own is kept: the journal has the rest.
     """
-    lines, torn = whole_lines(data)
     good: list[bytes] = []
-    holes: list[tuple[int, int]] = []
     last, place = 0, 0
     damage: tuple[int, int] | None = None
-    pending = False
-    for line in lines:
+    for line in whole_lines(data)[0]:
         if not is_record(line) or seq_of(line) <= last:
             damage = damage or (place, last)
-            pending = True
         elif damage and seq_of(line) > position:
             break
         else:
-            seq = seq_of(line)
-            if pending and seq > last + 1:
-                holes.append((last + 1, seq - 1))
+            last = seq_of(line)
             good.append(line)
-            last, pending = seq, False
         place += len(line)
-    if torn or truncated:
-        damage = damage or (place, last)
-    if last < position and (pending or torn or truncated):
-        holes.append((last + 1, position))
     end, last_before = damage or (place, last)
-    return good, holes, end, last_before
+    return good, end, last_before
 
 
 def _is_torn_write(rest: bytes, position: int) -> bool:
