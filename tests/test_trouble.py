@@ -297,6 +297,25 @@ def test_a_read_only_storage_directory_is_told_in_one_line(small_disk: Path, mak
         assert code == 1 and "Read-only" in said
 
 
+def test_past_the_journals_bound_the_oldest_goes_and_is_named_and_the_rest_is_archived(
+    make: Make, live: Listen
+) -> None:
+    bound = {"FEED__BINANCE__JOURNAL_MAX_BYTES": "400000", "FEED__BINANCE__JOURNAL_SEGMENT_BYTES": "70000"}
+    pipeline = make(*GENERATED, **bound)
+    subscriber = live(pipeline)
+    pipeline.start("feed")
+    until(lambda: b"journal full" in pipeline.log.read_bytes(), "the bound is reached")
+    wait_events(subscriber, len(subscriber.messages) + 300)
+    pipeline.start("archiver")
+    records = stop(pipeline)
+    assert sum(path.stat().st_size for path in pipeline.journal.glob("*.records")) < 1_000_000
+    named = [orjson.loads(r.payload or b"") for r in records if r.kind == "gap" and r.symbol is None]
+    assert named and named[-1]["first_seq"] <= records[0].seq - 1 == named[-1]["last_seq"]
+    assert [event["reason"] for event in events_of(subscriber.messages) if event["channel"] == "gap"] >= [
+        "journal full"
+    ]
+
+
 def test_everything_works_over_tls_and_a_certificate_of_nobody_we_trust_is_refused(
     make: Make, live: Listen, tmp_path: Path
 ) -> None:
