@@ -162,7 +162,8 @@ class Normaliser:
         self._emit_gap(state, topic, gap, "open", ids)
         topic.missing.append(Missing(gap.id, last + 1, update.last - 1, gap.reason, gap.ts_from))
         del topic.missing[:-_MISSING_MAX]
-        self.actions.append(Action("backfill", topic.channel, state.name, last + 1))
+        if len(topic.missing) == 1:  # the others' turn comes with the answer
+            self.actions.append(Action("backfill", topic.channel, state.name, last + 1))
         return True
 
     def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
@@ -274,6 +275,8 @@ class Normaliser:
     def _take_missed(self, state: SymbolState, topic: Topic, trades: list[Update]) -> None:
         """Trades of the first outstanding hole. Ids that the exchange itself leaves out are passed over."""
         miss = topic.missing[0]
+        if trades and trades[0].first > miss.next:
+            trades = []  # the answer to another question: it proves nothing about this hole
         reached = False
         for trade in trades:
             if trade.last < miss.next:
