@@ -113,22 +113,18 @@ class Normaliser:
             topic.last, topic.part, topic.ts = seq, 0, ts_recv
             return ((topic.prefix, event),)
         self._seq, self._ts = seq, ts_recv
-        if topic.conn == conn or self._follow(topic, conn, update):
+        if topic.conn is None:
+            topic.follow(conn, lags=False)
+        if topic.conn == conn:
             self._take(state, topic, update)
+        else:
+            topic.take_other(conn, update)
         return self._finish() if self._out else ()
 
     def hole(self, first: int) -> None:
         """Records before `first` are lost (as the archive's manifest says): what they would have told is unknown."""
-        self._start = first - 1
+        self._start, self._subscribed = first - 1, None
         self.symbols.clear()
-
-    def _follow(self, topic: Topic, conn: int, update: Update) -> bool:
-        """Whether a frame of a connection that is not followed makes it the one: only where none is."""
-        if topic.conn is not None:
-            topic.take_other(conn, update)
-            return False
-        topic.follow(conn, lags=False)
-        return True
 
     def _take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -156,10 +152,9 @@ class Normaliser:
             if topic.gap is None:
                 self._open_gap(state, topic, "ids ran back")
             return True
-        gap = topic.gap or Gap(self._seq, "sequence", topic.ts)
-        topic.gap = None
         ids = {"first_id": str(last + 1), "last_id": str(update.last - 1)}
-        self._emit_gap(state, topic, gap, "open", ids)
+        gap = self._open_gap(state, topic, "sequence", ids)
+        topic.gap = None
         topic.missing.append(Missing(gap.id, last + 1, update.last - 1, gap.reason, gap.ts_from))
         del topic.missing[:-_MISSING_MAX]
         if len(topic.missing) == 1:  # the others' turn comes with the answer
@@ -169,7 +164,8 @@ class Normaliser:
     def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
         sync = state.sync
         if sync.breaks(update):
-            ids = {"first_id": str((sync.id or 0) + 1), "last_id": str(update.first - 1)}
+            last = sync.id or 0
+            ids = {"first_id": str(last + 1), "last_id": str(update.first - 1)} if update.first > last + 1 else None
             self._open_gap(state, topic, "sequence", ids)
             sync.lose()
         if sync.delta(update):
@@ -191,7 +187,8 @@ class Normaliser:
         subscriptions, owed = data.get("subscriptions", {}), data.get("owed", {})
         self._subscribed = frozenset(subscriptions.get("symbols", ()))
         for name in sorted(self._subscribed if self._wanted is None else self._subscribed & self._wanted):
-            state = SymbolState(self._exchange, name, record.seq, subscriptions.get("channels", CHANNELS))
+            channels = subscriptions.get("channels", CHANNELS)
+            state = SymbolState(self._exchange, name, record.seq, channels, is_known=True)
             self.symbols[name] = state
             for channel, last in owed.get("topics", {}).get(name, {}).items():
                 if (topic := state.channels.get(channel)) is not None:
@@ -227,7 +224,7 @@ class Normaliser:
         Where ids cannot prove that nothing lies between the two, the seam is a gap, opened and closed at once.
         """
         held = list(topic.held) if topic.other == conn else []
-        proven = topic.overlaps or topic.channel in self._dense or topic.channel == "book"
+        proven = (topic.overlaps and topic.other == conn) or topic.channel in self._dense or topic.channel == "book"
         idle = topic.id is None
         topic.drop_other()
         topic.follow(conn, lags=True)
@@ -240,10 +237,8 @@ class Normaliser:
 
     def _on_rest(self, record: Record) -> None:
         """A REST answer: a snapshot, or trades that were missed. A failed one is asked for again."""
-        if record.symbol is None or record.channel is None:
-            return
-        state = self._state(record.symbol)
-        topic = state.channels.get(record.channel) if state is not None else None
+        state = self._state(record.symbol) if record.symbol is not None else None
+        topic = state.channels.get(record.channel or "") if state is not None else None
         if state is None or topic is None:
             return
         ok = record.head.get("status") == 200 and record.payload is not None
@@ -309,9 +304,9 @@ class Normaliser:
                 self._emit_gap(state, topic, gap, "closed", numbers)
 
     def _on_checkpoint(self, record: Record) -> None:
-        """A cache of the state: taken by who begins to read here, passed over by everyone else."""
+        """A cache of the state: taken by who has seen no `start` before it, passed over by everyone else."""
         name = record.symbol
-        if name is None or name in self.symbols or self._subscribed is not None or not self._may_know(name):
+        if name is None or not self._may_know(name) or (name in self.symbols and self.symbols[name].is_known):
             return
         data = orjson.loads(record.payload or b"{}")
         if data.get("normaliser") == version(self._adapter):
@@ -343,24 +338,24 @@ class Normaliser:
 
     # -- events ------------------------------------------------------------------------------------------------
 
-    def _event(self, topic: Topic, symbol: str, ts_event: int | None, fields: dict[str, Any]) -> Event:
-        return {
+    def _emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
+        event = {
             "exchange": self._exchange,
             "channel": topic.channel,
-            "symbol": symbol,
+            "symbol": state.name,
             "seq": self._seq,
             "prev": topic.last,
             "ts_event": ts_event,
             "ts_recv": self._ts,
             **fields,
         }
+        self._out.append((topic, event))
 
-    def _emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
-        self._out.append((topic, self._event(topic, state.name, ts_event, fields)))
-
-    def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> None:
+    def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> Gap:
+        """Open a gap; where one is open already, tell what more is known of it."""
         topic.gap, topic.plain = Gap(self._seq, reason, topic.ts), False
         self._emit_gap(state, topic, topic.gap, "open", ids)
+        return topic.gap
 
     def _close_gap(self, state: SymbolState, topic: Topic) -> None:
         gap, topic.gap = topic.gap, None

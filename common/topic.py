@@ -65,12 +65,14 @@ class Topic:
         if self.id is not None and update.last <= self.id:
             self.overlaps = True
             return
+        if len(self.held) == OVERLAP_MAX:
+            self.overlaps = False  # the oldest goes: from here on they no longer meet
         self.held.append(update)
 
     def reached(self, last: int) -> None:
         """The followed connection has come to an id: what the other holds up to there is known."""
         self.id = last
-        self.seam = False
+        self.seam = self.lags = False
         self.plain = self.gap is None and self.other is None and self.channel != "book"
         while self.held and self.held[0].last <= last:
             self.held.popleft()
@@ -109,10 +111,13 @@ class Topic:
 class SymbolState:
     """Everything that `normalise` carries for one symbol."""
 
-    __slots__ = ("channels", "gaps", "name", "sync")
+    __slots__ = ("channels", "gaps", "is_known", "name", "sync")
 
-    def __init__(self, exchange: str, name: str, start: int, channels: Collection[str]) -> None:
+    def __init__(
+        self, exchange: str, name: str, start: int, channels: Collection[str], *, is_known: bool = False
+    ) -> None:
         self.name = name
+        self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
         self.gaps = Topic(exchange, GAP, name, start)
         self.sync = RangeSync()
@@ -124,7 +129,7 @@ class SymbolState:
 
     @classmethod
     def restored(cls, exchange: str, name: str, kept: dict[str, Any]) -> "SymbolState":
-        state = cls(exchange, name, 0, kept["topics"])
+        state = cls(exchange, name, 0, kept["topics"], is_known=True)
         for channel, of_topic in kept["topics"].items():
             state.channels[channel].restore(of_topic)
         state.gaps.restore(kept["gaps"])
