@@ -147,7 +147,7 @@ class Normaliser:
         if update.last == last + 1:
             return True
         if update.last <= last:
-            if topic.seam and update.last > last - _RESET_BELOW:
+            if update.last == last or (topic.seam and update.last > last - _RESET_BELOW):
                 return False
             if topic.gap is None:
                 self._open_gap(state, topic, "ids ran back")
@@ -283,7 +283,8 @@ class Normaliser:
             miss.next = trade.last + 1
         if reached or miss.next > miss.last:
             topic.missing.pop(0)
-            self._emit_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "backfilled")
+            if all(other.gap != miss.gap for other in topic.missing):  # one record may show several holes
+                self._emit_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "backfilled")
         if topic.missing:
             self.actions.append(Action("backfill", topic.channel, state.name, topic.missing[0].next))
 
@@ -297,6 +298,8 @@ class Normaliser:
                 self._open_gap(state, topic, str(data.get("reason")))
             return
         for state in self.symbols.values():
+            if record.symbol not in (None, state.name):
+                continue
             gap = Gap(record.seq, str(data.get("reason")), None)
             numbers = {key: data[key] for key in ("first_seq", "last_seq") if key in data}
             for topic in state.channels.values():
@@ -353,7 +356,7 @@ class Normaliser:
 
     def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> Gap:
         """Open a gap; where one is open already, tell what more is known of it."""
-        topic.gap, topic.plain = Gap(self._seq, reason, topic.ts), False
+        topic.gap, topic.plain = topic.gap or Gap(self._seq, reason, topic.ts), False
         self._emit_gap(state, topic, topic.gap, "open", ids)
         return topic.gap
 
