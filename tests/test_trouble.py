@@ -15,7 +15,9 @@ import orjson
 import pytest
 import trustme
 
+from common.disk import Disk
 from common.record import Record
+from common.storage import read_archived
 from tests.pipeline import (
     Live,
     Pipeline,
@@ -229,7 +231,8 @@ def test_a_damaged_open_file_keeps_its_whole_records_and_the_journal_refills_it(
     subscriber = live(pipeline)
     pipeline.start()
     wait_events(subscriber, 500)
-    pipeline.wait_archived()
+    last = pipeline.journal_last()
+    until(lambda: read_archived(Disk(), pipeline.exchange_dir).fsynced >= last > 0, "it is archived and synced")
     pipeline.kill("archiver")
     path = next(pipeline.exchange_dir.glob("BTCUSDT/*/*.open"))
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
