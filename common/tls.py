@@ -4,6 +4,7 @@ An `SSLSocket` reads a record's head and body from the system one by one. Here t
 a memory buffer, and OpenSSL decrypts from there. websocket-client uses it through `BulkContext.wrap_socket`.
 """
 
+import contextlib
 import socket
 import ssl
 from typing import Any
@@ -40,10 +41,12 @@ class TlsStream:
     def recv_all(self) -> bytes:
         """Everything that one read of the socket brings, decrypted; b"" at the end.
 
-        Raises BlockingIOError where there is nothing whole yet. Nothing decrypted is left behind.
+        Raises BlockingIOError where there is nothing whole yet. Nothing decrypted is left behind, nor what came
+        together with the answer to the handshake.
         """
-        if not self._receive():
-            return b""
+        at_end = False
+        with contextlib.suppress(BlockingIOError):
+            at_end = not self._receive()
         read, parts = self._tls.read, []
         try:
             while True:
@@ -55,7 +58,7 @@ class TlsStream:
                 return b""
         if self._outgoing.pending:
             self._flush()
-        if not parts:
+        if not parts and not at_end:
             raise BlockingIOError
         return b"".join(parts)
 
