@@ -78,7 +78,8 @@ class Connection:
         self._sock.settimeout(0)
         self._chunks: list[bytes] = []  # what belongs to a frame that is not whole yet
         self._have = self._need = 0
-        self._fragmented = self._has_rare = False
+        self._has_rare = False
+        self._fragmented = 0  # how many bytes of a fragmented message have come
         self._rare = b""  # a frame on its way through websocket-client
         ws.frame_buffer.recv = self._recv_rare
 
@@ -115,23 +116,25 @@ class Connection:
                 raise ConnectionLostError(f"{type(error).__name__}: {error}") from None
             if not data:
                 raise ConnectionLostError("ended without a close frame")
-            ts = stamp()
-            if frames := self._split(data):
-                take(Drain(ts, frames, self._has_rare))
+            ts, frames = stamp(), list[bytes | Frame]()
+            try:
+                self._split(data, frames)
+            finally:  # what came before a frame that breaks the protocol was received too
+                if frames:
+                    take(Drain(ts, frames, self._has_rare))
             taken += len(data)
             if len(data) < DRAIN_BYTES // 4:
                 return  # the socket was emptied: asking again would only tell that
 
-    def _split(self, data: bytes) -> list[bytes | Frame]:
-        """The whole frames up to here; the rest waits for more bytes."""
+    def _split(self, data: bytes, frames: list[bytes | Frame]) -> None:
+        """Append the whole frames up to here to `frames`; the rest waits for more bytes."""
         if self._chunks:
             self._chunks.append(data)
             self._have += len(data)
             if self._have < self._need:
-                return []
+                return
             data = b"".join(self._chunks)
             self._chunks.clear()
-        frames: list[bytes | Frame] = []
         self._has_rare = False
         place, end = 0, len(data)
         while place + 2 <= end:
@@ -152,7 +155,6 @@ class Connection:
             place = stop
         if place < end:
             self._wait_for(data, place)
-        return frames
 
     def _long(self, data: bytes, place: int, length: int) -> tuple[int, int]:
         """Where the payload starts, and its length, where that takes more than seven bits (or is masked: an error)."""
@@ -186,13 +188,15 @@ class Connection:
         try:
             opcode, message = self._ws.recv_data_frame(control_frame=True)
         except websocket.WebSocketTimeoutException:
-            self._fragmented = True  # a message whose last fragment is still to come
+            self._fragmented += len(frame)  # of a message whose last fragment is still to come
+            if self._fragmented > self._max:
+                raise ConnectionLostError(f"a message in fragments: max_frame_bytes is {self._max}", 1009) from None
             return None
         except (OSError, websocket.WebSocketException, ValueError) as error:
             raise ConnectionLostError(f"{type(error).__name__}: {error}", 1002) from None
         payload = bytes(message.data)
         if opcode in (1, 2):
-            self._fragmented = False
+            self._fragmented = 0
         if opcode == 9:
             self.sent_pongs.append(payload)
         return Frame(_OPCODES[opcode], payload)
