@@ -14,8 +14,8 @@ from zlib import crc32
 
 from .codec import compressor
 from .disk import Disk, remove_if_there
-from .record import FORMAT, seq_of
-from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines
+from .record import FORMAT, is_text, seq_of
+from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines, sync_manifest
 
 READ_BYTES = 4 * 1024**2
 
@@ -31,6 +31,7 @@ def seal(disk: Disk, path: Path, codec: str, level: int, block_bytes: int, norma
     """Seal one `.open` file; returns its manifest line, None if it was sealed before. Raises DamagedError, OSError."""
     name, month = path.name.removesuffix(OPEN), path.parent
     if name in sealed_lines(disk, month):
+        sync_manifest(disk, month)
         remove_if_there(disk, path)
         return None
     target = month / (name + SEALED[codec])
@@ -79,7 +80,8 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
 def _describe(raw: bytes, path: Path) -> dict[str, Any]:
     """What a block holds: counts, and the ranges of `seq` and `ts_recv`. Raises DamagedError."""
     stamps, records = _LINE.findall(raw), raw.count(b"\n")
-    if len(stamps) != records or raw.count(b'\n{"seq":') != records - 1 or not raw.startswith(b'{"seq":'):
+    begins = raw.startswith(b'{"seq":') and raw.count(b'\n{"seq":') == records - 1
+    if not begins or len(stamps) != records or not is_text(raw):
         raise DamagedError(f"{path} is damaged: restart the archiver, it sets the damage aside and seals the rest")
     checkpoints = [int(seq) for seq in _CHECKPOINT.findall(raw)] if b'"checkpoint"' in raw else []
     last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
