@@ -96,8 +96,6 @@ class Journal:
             self.next = self._begins = max(now_us, highest + 1)
         else:
             self.next = last + 1
-        for segment in self._segments:  # a killed run may not have come to it
-            self._disk.sync_file(segment.path)
         self._raise_ceiling()
         if not jumped:
             self._file = self._disk.open(self._segments[-1].path)
@@ -245,6 +243,7 @@ class Journal:
             good = segment.size if segment else 0
             if segment is not None and good:
                 self._segments.append(segment)
+                self._disk.sync_file(path)  # a killed run may not have come to it
             if good == size and good:
                 continue
             torn = index == len(names) - 1 and self._is_torn_line(path, segment)
