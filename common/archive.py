@@ -102,11 +102,10 @@ class ArchiveWriter:
         if not archived.known:
             self.position, whole_to = self._position_without_archived(journal_front)
             self._fsynced = 0
-        refilled = self._mend(archived, journal_front, whole_to)
-        if other_boot:
+        went_back = self._mend(archived, journal_front, whole_to) or archived.highest > archived.complete
+        if other_boot or went_back:  # each symbol's records come again in their order
             write_synced(self._disk, self._directory, {})  # or what is cut now would look damaged after a kill
-        for path in open_files(self._disk, self._directory):
-            if other_boot or path.parents[1] in refilled:
+            for path in open_files(self._disk, self._directory):
                 self._cut(path, self.position)
         self._open_files()
         if self.position != archived.complete:
@@ -115,7 +114,8 @@ class ArchiveWriter:
     def _position_without_archived(self, journal_front: int | None) -> tuple[int, int | None]:
         """`archived.json` is lost. The feed drops nothing that was not synced here, so its journal's front tells.
 
-        Where that is lost too, the last record is the position, and what is missing since the last sealed one is lost.
+        Where the journal is lost too, or a new one, the last record here is the position, and it is counted out what
+        is missing since the last sealed one (the second number).
         """
         sealed = max(
             (
@@ -127,29 +127,33 @@ class ArchiveWriter:
             default=0,
         )
         last = max([sealed, *(self._tail_seq(path) for path in open_files(self._disk, self._directory))])
-        if not last or journal_front is not None:
-            return (max(journal_front - 1, sealed) if last and journal_front else 0), None
+        if not last:
+            return 0, None
+        if journal_front is not None and journal_front <= last + 1:
+            return max(journal_front - 1, sealed), None
         self._report(f"{self._directory} archived.json and the journal are lost: going on after the last record here")
         return last, sealed
 
-    def _mend(self, archived: Archived, journal_front: int | None, whole_to: int | None) -> set[Path]:
-        """Mend what is damaged; returns the symbols' directories that the journal refills, from the position on."""
+    def _mend(self, archived: Archived, journal_front: int | None, whole_to: int | None) -> bool:
+        """Mend what is damaged; returns whether the position went back, for the journal to refill what is lost."""
         synced = read_synced(self._disk, self._directory)
         damages = []
         for path in open_files(self._disk, self._directory):
             known = synced.get(str(path.relative_to(self._directory)))
-            if (damage := examine(self._disk, path, known, self.position)) is not None:
+            if (damage := examine(self._disk, path, known, self.position, journal_front)) is not None:
                 damages.append(damage)
         serious = [damage for damage in damages if not damage.torn]
         self._last_ts = max((self._disk.mtime_ns(damage.path) for damage in serious), default=0)
+        went_back = False
         if serious or whole_to is not None:
             lost = missing(self._disk, self._directory, serious, self.position, whole_to)
-            if self._lower(lost, journal_front):
+            went_back = self._lower(lost, journal_front)
+            if went_back:
                 lowered = replace(archived, complete=self.position, fsynced=self._fsynced)
                 write_archived(self._disk, self._directory, lowered, durable=True)
         for damage in damages:
             repair(self._disk, damage, self.position, self._report)
-        return {damage.path.parents[1] for damage in serious}
+        return went_back
 
     def _lower(self, lost: list[tuple[int, int]], journal_front: int | None) -> bool:
         """Go back to where the journal can refill what is lost, and name what it no longer has."""
@@ -277,19 +281,19 @@ class ArchiveWriter:
     def hole(self, first: int, last: int | None) -> None:
         """Pass a hole that the journal shows: the next record is `first`; `last` as its `start` says, None if dropped.
 
-        What files hold beyond the past that counts is set aside, what is lost is named in the manifest, and only then
+        What is lost is named in the manifest, what files hold beyond the past that counts is set aside, and only then
         does the position go on.
         """
         self.flush()
-        position = self.position
-        keep = position if last is None else min(position, last)
-        if keep < position or self._held:
+        keep = self.position if last is None else min(self.position, last)
+        held = max((seq for seq in self._held if seq < first), default=0)
+        lost = first - 1 if last is None else max(last, self.position, held)
+        if lost > keep:  # told before files are touched: a kill in between must not hide it
+            reason = "dropped" if last is None else "lost"
+            append_hole(self._disk, self._directory, keep + 1, lost, reason, self._last_ts)
+            self._report(f"{self._directory.name} records {keep + 1} to {lost} are lost: named in the manifest")
+        if keep < self.position or self._held:
             self._take_back(keep)
-        end, reason = (first - 1, "dropped") if last is None else (max(last, position, *self._held), "lost")
-        if end > keep:
-            append_hole(self._disk, self._directory, keep + 1, end, reason, self._last_ts)
-            self._report(f"{self._directory.name} records {keep + 1} to {end} are lost: named in the manifest")
-        self._held.clear()  # what only sealed files hold of that range stays there
         self.position = first - 1
         self._fsynced = min(self._fsynced, keep)
 

@@ -29,10 +29,13 @@ class Damage(NamedTuple):
     torn: bool  # nothing but the beginning of a line that nobody was told of
 
 
-def examine(disk: Disk, path: Path, synced: tuple[int, int] | None, position: int) -> Damage | None:
+def examine(
+    disk: Disk, path: Path, synced: tuple[int, int] | None, position: int, journal_front: int | None
+) -> Damage | None:
     """What is wrong with one `.open` file of an archive whose records up to `position` count as complete.
 
-    `synced` is the size and CRC32 that the file had when it was synced last, None where that is not known.
+    `synced` is the size and CRC32 that the file had when it was synced last, None where that is not known. If they do
+    not agree, a line that looks whole may be made of two: what the journal still has is not taken from the file.
     """
     data = disk.read(path)
     size, crc = synced or (0, 0)
@@ -41,8 +44,9 @@ def examine(disk: Disk, path: Path, synced: tuple[int, int] | None, position: in
     if intact and not torn and all(map(is_record, lines)):
         return None
     good, end, last = _salvage(data, position)
-    if end == len(data) and not intact and len(data) >= size:
-        end, last, good = 0, seq_of(data) - 1, []  # whole lines, but not those that were synced: none is to be trusted
+    if not intact and journal_front is not None:
+        good = [line for line in good if seq_of(line) < journal_front]
+        last = min(last, seq_of(good[-1]) if good else 0)
     return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position))
 
 
