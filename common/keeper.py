@@ -62,12 +62,12 @@ class JournalKeeper:
         log.error("journal full: records %d to %d dropped; is the archiver running?", first, last)
 
     def _fsynced(self) -> int:
-        """How far the archive is synced, by a word that is durable itself."""
+        """How far the archive is synced, by a word that is durable itself. It may go back: the lower one counts."""
         fsynced = read_archived(self._disk, self._directory).fsynced
         if fsynced:
             self._disk.sync_file(self._directory / ARCHIVED)
             self._disk.sync_dir(self._directory)
-        return fsynced
+        return min(fsynced, read_archived(self._disk, self._directory).fsynced)
 
 
 def _logged(act: Callable[[], None]) -> Callable[[], None]:
