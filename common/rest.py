@@ -13,6 +13,9 @@ import urllib3
 
 from .events import Action, Request
 
+RETRY_AFTER_MAX_S = 3 * 86_400
+"""The longest ban there is."""
+
 _KEPT_HEADERS = ("x-mbx-used-weight-1m", "retry-after", "date", "content-type", "etag", "cf-ray", "x-cache")
 
 
@@ -53,13 +56,12 @@ class Budget:
 
     def heed(self, now: float, status: int, headers: dict[str, str]) -> None:
         """Take what an answer says: the weight used in this minute by everybody on this address, and Retry-After."""
-        used = headers.get("x-mbx-used-weight-1m", "")
-        ours = sum(spent for _, spent in self._spent)
-        if used.isdigit() and int(used) > ours:
-            self._spent.append((now, int(used) - ours))
+        used = _number(headers.get("x-mbx-used-weight-1m", ""), 0)
+        ours = sum(spent for at, spent in self._spent if at > now - 60)
+        if used > ours:
+            self._spent.append((now, used - ours))
         if status in (429, 418):
-            after = headers.get("retry-after", "")
-            self._blocked_until = now + (float(after) if after.isdigit() else 60.0)
+            self._blocked_until = now + min(_number(headers.get("retry-after", ""), 60), RETRY_AFTER_MAX_S)
 
 
 class RestClient:
@@ -85,7 +87,10 @@ class RestClient:
         self._queue.put((time.monotonic() + delay_s, self._count, action, request))
 
     def _run(self) -> None:
-        pool = _pool(self._base, self._timeout)
+        with _pool(self._base, self._timeout) as pool:
+            self._serve(pool)
+
+    def _serve(self, pool: Any) -> None:
         while not self._stopping.is_set():
             try:
                 due, count, action, request = self._queue.get(timeout=0.05)
@@ -110,6 +115,11 @@ class RestClient:
             return Answer(action, request, response.status, response.data, kept, ts_sent, None)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return Answer(action, request, 0, b"", {}, ts_sent, f"{type(error).__name__}: {error}")
+
+
+def _number(text: str, default: int) -> int:
+    """A header's number; `default` where it is none (a date, or what Python takes for a digit: ²)."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
 def _pool(base_url: str, timeout: urllib3.Timeout) -> Any:
