@@ -20,6 +20,8 @@ class Link:
     conn: int
     opened_at: float
     to_subscribe: deque[list[str]]
+    to_leave: dict[str, None] = field(default_factory=dict)  # silent streams, to be subscribed anew after that
+    refused: deque[tuple[float, list[str]]] = field(default_factory=deque)  # to be asked for again, from a time on
     next_send_at: float = 0.0
     asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
     last_heard_at: float = 0.0
@@ -74,21 +76,31 @@ class ShardPolicy:
         self._connects.append(now)
 
     def connected(self, now: float, shard: Shard, link: Link) -> None:
-        shard.connecting, shard.attempts = False, 0
+        shard.connecting = False
         if shard.live is None:
             self._goes_live(now, shard, link)
         else:
             shard.fresh = link
 
     def failed(self, now: float, shard: Shard) -> None:
-        """An attempt, or the connection, came to nothing: wait, longer each time, never in step with others."""
+        """An attempt came to nothing."""
         shard.connecting = False
+        self._back_off(now, shard)
+
+    def _back_off(self, now: float, shard: Shard) -> None:
+        """Wait, longer each time, never in step with others."""
         wait = min(self._backoff_max_s, BACKOFF_FIRST_S * 2**shard.attempts)
         shard.retry_at = now + wait * self._rng.uniform(0.5, 1.0)
         shard.attempts = min(shard.attempts + 1, 30)
 
     def lost(self, now: float, shard: Shard, link: Link) -> None:
-        """A connection ended. A fresh one that was taking over is the live one from now on."""
+        """A connection ended. A fresh one that was taking over is the live one from now on.
+
+        Only one that lasted begins the back-off anew: else an exchange that accepts and throws out would be asked
+        without a pause.
+        """
+        if link is not shard.fresh and link is not shard.live:
+            return
         if link is shard.fresh:
             shard.fresh = None
         elif link is shard.live:
@@ -98,7 +110,7 @@ class ShardPolicy:
                 return
         if now - link.opened_at > self._backoff_max_s:
             shard.attempts = 0
-        self.failed(now, shard)
+        self._back_off(now, shard)
 
     def is_ready(self, now: float, shard: Shard) -> bool:
         """Whether the fresh connection has delivered beside the live one for long enough to take over."""

@@ -77,8 +77,8 @@ class Wires:
         for connection, shard, link in list(self._open.values()):
             if now - link.last_heard_at > self._config.idle_timeout_s:
                 self._lost(connection, shard, link, ConnectionLostError("silent"))
-            elif link.to_subscribe and now >= link.next_send_at:
-                self._subscribe(now, connection, shard, link)
+            elif now >= link.next_send_at:
+                self._ask_next(now, connection, shard, link)
 
     def read(self, now: float, ready: list[Connection]) -> None:
         """Drain the connections that have something."""
@@ -101,15 +101,9 @@ class Wires:
 
     def resubscribe(self, stream: str) -> None:
         """Ask again for a stream that is silent: leave it, and take it anew."""
-        for connection, shard, link in list(self._open.values()):
+        for _, shard, link in self._open.values():
             if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
-                try:
-                    self._send(connection, self._adapter.unsubscribe([stream], self._next_request))
-                    self._next_request += 1
-                    link.next_send_at = self._now + self._adapter.MESSAGE_INTERVAL_S
-                    link.to_subscribe.append([stream])
-                except ConnectionLostError as error:
-                    self._lost(connection, shard, link, error)
+                link.to_leave[stream] = None
 
     def close_all(self, reason: str) -> None:
         for connection, shard, link in list(self._open.values()):
@@ -151,6 +145,7 @@ class Wires:
         self.selector.register(connection, selectors.EVENT_READ, connection)
         self._policy.connected(now, shard, link)
         log.info("%s connection %d open: %s", self._adapter.NAME, number, connection.url)
+        self.read(now, [connection])  # what came with the handshake's answer: the socket does not tell of it
 
     def _lost(self, connection: Connection, shard: Shard, link: Link, error: ConnectionLostError) -> None:
         self.selector.unregister(connection)
@@ -170,27 +165,32 @@ class Wires:
         old = self._policy.switched(now, shard)
         if old is not None:
             connection, _, link = self._open[old.conn]
-            self._lost_planned(connection, shard, link)
-
-    def _lost_planned(self, connection: Connection, shard: Shard, link: Link) -> None:
-        """Close a connection that nothing is followed on any more; its shard has its successor."""
-        retry_at, attempts = shard.retry_at, shard.attempts
-        self._lost(connection, shard, link, ConnectionLostError("planned", 1000))
-        shard.retry_at, shard.attempts = retry_at, attempts
+            self._lost(connection, shard, link, ConnectionLostError("planned", 1000))
 
     def _remember_open(self) -> None:
         self._remember(self._next_conn, {str(number): open_[0].url for number, open_ in self._open.items()})
 
     # -- frames ------------------------------------------------------------------------------------------------
 
-    def _subscribe(self, now: float, connection: Connection, shard: Shard, link: Link) -> None:
-        names = link.to_subscribe.popleft()
+    def _ask_next(self, now: float, connection: Connection, shard: Shard, link: Link) -> None:
+        """Send the next frame that is due, one in MESSAGE_INTERVAL_S: the exchange ends who sends too many."""
+        while link.refused and now >= link.refused[0][0]:
+            link.to_subscribe.append(link.refused.popleft()[1])
+        names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
         try:
-            self._send(connection, self._adapter.subscribe(names, self._next_request))
+            if names:
+                self._send(connection, self._adapter.unsubscribe(names, self._next_request))
+                link.to_subscribe.append(names)
+                link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
+            elif link.to_subscribe:
+                names = link.to_subscribe.popleft()
+                self._send(connection, self._adapter.subscribe(names, self._next_request))
+                link.asked[self._next_request] = names
+            else:
+                return
         except ConnectionLostError as error:
             self._lost(connection, shard, link, error)
             return
-        link.asked[self._next_request] = names
         link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
         self._next_request += 1
 
@@ -237,7 +237,8 @@ class Wires:
             names = link.asked.pop(reply.id, None) if isinstance(reply.id, int) else None
             if reply.error is not None:
                 self._refused(link, names or [], reply.error)
-            if not link.asked and not link.to_subscribe and link.subscribed_at is None:
+            waits = link.asked or link.to_subscribe or link.refused
+            if not waits and link.subscribed_at is None:
                 link.subscribed_at = self._now
         elif self._adapter.is_shutdown(message):
             log.info("%s connection %d: the exchange will close it", self._adapter.NAME, link.conn)
@@ -254,8 +255,7 @@ class Wires:
             payload = orjson.dumps({"state": "open", "reason": f"refused: {error}", "stream": name})
             self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
         if names:
-            link.to_subscribe.append(names)
-            link.next_send_at = self._now + self._config.idle_timeout_s
+            link.refused.append((self._now + self._config.idle_timeout_s, names))
 
     def _note_unknown(self, sort: str) -> None:
         unknown = self._recorder.unknown

@@ -1,0 +1,209 @@
+"""The feed's connections: what is asked when, and what becomes of refusals, silence and replacement."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import orjson
+import pytest
+import websocket
+
+from common.adapter import Adapter
+from common.config import FeedConfig
+from common.connection import Connection
+from common.exchanges import binance
+from common.journal import Journal
+from common.normaliser import Normaliser
+from common.record import Record, decode
+from common.recorder import Recorder
+from common.wires import Wires
+from tests.test_connection import TEXT, frame
+
+SYMBOLS = tuple(f"S{number}" for number in range(120))
+
+
+class Memory:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.next = 1
+
+    def append(self, lines: list[bytes]) -> int:
+        self.next += len(lines)
+        return len(lines)
+
+
+class Line:
+    """Wires whose sockets end here; connections are made when the test says so."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.servers: list[socket.socket] = []
+        self.records: list[Record] = []
+        self.greeting = b""
+        adapter = cast(Adapter, binance)
+        config = FeedConfig(symbols=SYMBOLS, channels=("trade", "quote"), **settings)
+        recorder = Recorder(adapter, Normaliser(adapter), cast(Journal, Memory()), self._publish, lambda message: None)
+        self.wires = Wires(adapter, config, recorder, lambda: 1, lambda: None, lambda number, open_: None, 1)
+        self.wires._make = self._make  # type: ignore[method-assign]  # the one place where a socket is made
+        self.now = 100.0
+
+    def _publish(self, lines: bytes) -> None:
+        self.records += map(decode, lines.splitlines())
+
+    def _make(self) -> websocket.WebSocket:
+        server, client = socket.socketpair()
+        server.sendall(self.greeting)
+        server.setblocking(False)
+        self.servers.append(server)
+        ws = websocket.WebSocket(skip_utf8_validation=True)
+        ws.sock, ws.connected = client, True
+        return ws
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """Time goes on in steps of the feed's tick."""
+        for _ in range(max(1, round(seconds / 0.05))):
+            self.now += 0.05
+            self.wires.tick(self.now)
+
+    def until(self, count: int) -> None:
+        while len(self.of("open")) < count:  # made in a helper thread
+            self.wires.tick(self.now)
+
+    def says(self, message: Any, place: int = -1) -> None:
+        self.servers[place].sendall(frame(TEXT, orjson.dumps(message)))
+        ready = [key.data for key, _ in self.wires.selector.select(1)]
+        self.wires.read(self.now, [each for each in ready if isinstance(each, Connection)])
+
+    def of(self, kind: str) -> list[Record]:
+        return [record for record in self.records if record.kind == kind]
+
+    def asked(self) -> list[dict[str, Any]]:
+        return [orjson.loads(record.payload or b"") for record in self.of("out")]
+
+    def agree(self) -> None:
+        """Subscribe everything on the newest connection, and let the exchange say yes."""
+        conn = self.of("open")[-1].conn
+        while len(sent := [record for record in self.of("out") if record.conn == conn]) < 2:
+            self.tick()
+        for record in sent:
+            self.says({"result": None, "id": orjson.loads(record.payload or b"")["id"]})
+
+    def end(self) -> None:
+        self.wires.paused = True
+        self.wires.close_all("the test ends")
+        for thread in threading.enumerate():
+            if thread.name == "connect":
+                thread.join()
+        self.wires.tick(self.now)
+        self.wires.selector.close()
+        for server in self.servers:
+            server.close()
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[..., Line]]:
+    lines: list[Line] = []
+
+    def make(**settings: Any) -> Line:
+        lines.append(Line(**settings))
+        return lines[-1]
+
+    yield make
+    for line in lines:
+        line.end()
+
+
+def test_many_silent_streams_are_asked_for_again_in_few_frames_within_the_exchanges_pace(
+    made: Callable[..., Line],
+) -> None:
+    """One frame for each went out at once: the exchange ends a connection at more than five in a second."""
+    line = made()
+    line.until(1)
+    line.agree()
+    for number in range(100):
+        line.wires.resubscribe(f"s{number}@trade")
+    line.wires.resubscribe("s0@trade")
+    line.tick(2.0)
+    again = line.asked()[2:]
+    assert [(each["method"], len(each["params"])) for each in again] == [("UNSUBSCRIBE", 100), ("SUBSCRIBE", 100)]
+    assert len({each["id"] for each in line.asked()}) == 4
+
+
+def test_a_frame_is_sent_no_sooner_than_the_exchange_allows_after_the_one_before(made: Callable[..., Line]) -> None:
+    line = made()
+    line.until(1)
+    line.tick()
+    sent = []
+    for _ in range(20):
+        sent.append(len(line.asked()))
+        line.tick()
+    assert sent[0] == 1 and sent[-1] == 2 and sent.index(2) >= 4
+
+
+def test_a_refused_batch_is_a_gap_of_each_stream_and_holds_up_no_other(made: Callable[..., Line]) -> None:
+    """The next batch waited a minute with it."""
+    line = made(idle_timeout_s=60.0)
+    line.until(1)
+    line.tick()
+    line.says({"code": 2, "msg": "Invalid request", "id": line.asked()[0]["id"]})
+    gaps = line.of("gap")
+    assert len(gaps) == len(line.asked()[0]["params"]) == 200
+    assert (gaps[0].channel, gaps[0].symbol) == ("trade", "S0") and b"Invalid request" in (gaps[0].payload or b"")
+    line.tick(1.0)
+    assert [len(each["params"]) for each in line.asked()] == [200, 40]
+    for _ in range(4):
+        line.says({"result": None, "id": line.asked()[1]["id"]})
+        line.tick(16.0)
+    assert [len(each["params"]) for each in line.asked()] == [200, 40, 200]
+
+
+def test_what_came_with_the_greeting_is_read_without_waiting_for_more(made: Callable[..., Line]) -> None:
+    line = made()
+    line.greeting = frame(TEXT, b'{"e":"serverShutdown"}')
+    line.until(1)
+    assert [record.kind for record in line.records][:2] == ["open", "in"]
+
+
+def test_a_planned_replacement_switches_before_it_closes_and_only_after_the_overlap(made: Callable[..., Line]) -> None:
+    line = made(overlap_s=5.0)
+    line.until(1)
+    line.agree()
+    line.says({"e": "serverShutdown", "E": 1})
+    line.until(2)
+    line.agree()
+    line.tick(4.8)
+    assert not line.of("switch")
+    line.tick(0.5)
+    (switch,), (close,) = line.of("switch"), line.of("close")
+    assert (switch.conn, switch.head["from"], close.conn, close.head["reason"]) == (2, 1, 1, "planned")
+    assert switch.seq < close.seq
+    line.tick(5.0)
+    assert len(line.of("open")) == 2
+
+
+def test_a_connection_without_a_word_is_given_up_and_made_anew(made: Callable[..., Line]) -> None:
+    line = made(idle_timeout_s=10.0)
+    line.until(1)
+    line.tick(10.1)
+    assert [record.head["reason"] for record in line.of("close")] == ["silent"]
+    line.now += 1
+    line.until(2)
+
+
+def test_an_answer_to_something_never_asked_and_frames_of_odd_kinds_do_no_harm(made: Callable[..., Line]) -> None:
+    line = made()
+    line.until(1)
+    odd: list[Any] = [
+        {"result": None, "id": 99},
+        {"code": 1, "msg": "x"},
+        {"result": None, "id": "1"},
+        [],
+        None,
+        5,
+        "s",
+    ]
+    for message in odd:
+        line.says(message)
+    line.says({"data": {"e": ["odd"]}})
+    assert len(line.of("in")) == 8 and not line.of("close")
