@@ -13,7 +13,7 @@ from common.record import Record
 from tests.record_logs import ADAPTER, SYMBOLS, Log
 
 logs = st.integers(0, 2**32).map(Log)
-many = settings(max_examples=60, deadline=None, derandomize=True)
+many = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def normalised(records: Iterable[Record], symbols: Iterable[str] | None = None) -> list[bytes]:

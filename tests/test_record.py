@@ -49,7 +49,7 @@ heads = st.dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.integers(1, 2**63), st.integers(0, 2**63), st.sampled_from(["in", "out", "rest", "x"]),
     st.none() | st.integers(0, 2**31), st.none() | texts, st.none() | texts, heads, st.none() | payloads,

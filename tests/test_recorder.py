@@ -110,7 +110,7 @@ def test_several_reads_are_one_append_each_frame_with_its_own_time() -> None:
     assert [decode(line).ts_recv for line in memory.lines] == [5, 5, 6]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=70, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(0, 2**32))
 def test_while_the_disk_is_full_nothing_is_published_and_the_order_stands(room: list[int], seed: int) -> None:
     random = Random(seed)
