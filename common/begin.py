@@ -25,9 +25,10 @@ def owed(disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any])
     if not subscriptions:
         return {}
     tail = _tail(disk, journal_dir)
+    conns = sorted(map(int, facts.get("connections", {})))
     topics = {
         symbol: {
-            channel: _last_id(tail, adapter, channel, symbol) if channel in adapter.DENSE else None
+            channel: _last_id(tail, adapter, conns, channel, symbol) if channel in adapter.DENSE else None
             for channel in subscriptions["channels"]
         }
         for symbol in subscriptions["symbols"]
@@ -62,9 +63,11 @@ def _tail(disk: Disk, journal_dir: Path) -> bytes:
     return b"".join(parts)
 
 
-def _last_id(tail: bytes, adapter: Adapter, channel: str, symbol: str) -> int | None:
-    place = orjson.dumps({"channel": channel, "symbol": symbol})[1:-1]
-    line = _last_line(tail, b'"kind":"in",' + place + b',"data":')
+def _last_id(tail: bytes, adapter: Adapter, conns: list[int], channel: str, symbol: str) -> int | None:
+    """The last id of a topic on the connection that was followed: where two delivered it, the older one."""
+    mark = b',"kind":"in",' + orjson.dumps({"channel": channel, "symbol": symbol})[1:-1] + b',"data":'
+    marks = [b',"conn":%d' % conn + mark for conn in conns]
+    line = next((line for line in (_last_line(tail, mark) for mark in [*marks, mark]) if line is not None), None)
     if line is None:
         return None
     try:

@@ -52,11 +52,10 @@ def reply(message: object) -> Reply | None:
     """The answer to a subscribe frame: `{"result":null,"id":1}`, or an error with code and msg."""
     if not isinstance(message, dict) or "e" in message or "stream" in message:
         return None
-    if "result" in message:
-        return Reply(message.get("id"), None)
-    if "msg" in message and "code" in message:
-        return Reply(message.get("id"), f"{message['code']} {message['msg']}")
-    return None
+    error = message.get("error", message)  # seen both bare and wrapped
+    if isinstance(error, dict) and "msg" in error and "code" in error:
+        return Reply(message.get("id"), f"{error['code']} {error['msg']}")
+    return Reply(message.get("id"), None) if "result" in message else None
 
 
 def is_shutdown(message: object) -> bool:
