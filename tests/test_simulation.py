@@ -187,7 +187,7 @@ def test_rule_5_when_the_word_of_the_archive_is_not_durable_then_it_is_synced_be
         frames(world, 12)
         feed = feed_of(world)
         feed.journal._max_bytes = 1000
-        feed.house()
+        feed.keeper.keep_within_bound(feed.stamp)
         world.act("power")
         settled(world)
 
