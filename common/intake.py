@@ -8,7 +8,7 @@ from collections.abc import Callable
 from zlib import crc32
 
 from .archive import ArchiveWriter, ReusedNumberError
-from .journal import JournalReader
+from .journal_reader import JournalReader
 from .record import decode, seq_of, whole_lines
 
 BUFFER_BYTES = 16 * 1024**2

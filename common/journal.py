@@ -6,7 +6,7 @@
                     *.damaged                            what a recovery set aside
 
 Rules 1–5 of the protocol are kept here: no number above a synced ceiling; a journal that cannot be trusted to be whole
-goes on at a higher number than any ever used; of a short write the whole lines stand. Reading it is `JournalReader`.
+goes on at a higher number than any ever used; of a short write the whole lines stand. Who reads it: `journal_reader`.
 """
 
 import threading
@@ -271,7 +271,7 @@ class Journal:
     def _is_torn_line(self, path: Path, segment: Segment | None) -> bool:
         """Whether nothing but the beginning of the next line follows: what a kill in the middle of a write leaves."""
         rest = self._disk.read(path, segment.size if segment else 0)
-        begin = b'{"seq":%d,' % (segment.last + 1) if segment else b'{"seq":%d,' % _first(path.name)
+        begin = b'{"seq":%d,' % (segment.last + 1) if segment else b'{"seq":%d,' % first_number(path.name)
         return b"\n" not in rest and is_text(rest) and rest.startswith(begin[: len(rest)])
 
     def _scan(self, path: Path) -> tuple[Segment | None, int]:
@@ -316,88 +316,6 @@ def _whole(lines: list[bytes], size: int) -> list[bytes]:
     return lines
 
 
-class JournalReader:
-    """The archiver's end: lines in order from any number on, while the feed writes and trims."""
-
-    def __init__(self, disk: Disk, directory: Path) -> None:
-        self._disk, self._directory = disk, directory
-        self._place: tuple[int, str, int] = (-1, "", 0)  # after this number goes on: segment, offset
-        self.damage = ""  # where the last reading met something that is no record; the feed's next start mends it
-
-    def front(self) -> int | None:
-        """The first number that the journal still holds."""
-        names = self._names()
-        return _first(names[0]) if names else None
-
-    def sync(self) -> None:
-        """Make what the journal holds durable, before the archive says that it holds it (rule 8)."""
-        for name in self._names():
-            try:
-                self._disk.sync_file(self._directory / name)
-            except FileNotFoundError:
-                continue  # trimmed meanwhile: it is in the archive, synced
-
-    def after(self, position: int, limit_bytes: int = 4 * 1024**2) -> list[bytes]:
-        """Some whole lines with numbers above `position`, in order; none at the journal's end.
-
-        They are dense but for what the caller must judge: the first line may lie beyond `position` + 1 (the front was
-        dropped), and a segment may begin with a jump.
-        """
-        while True:
-            try:
-                return self._after(position, limit_bytes)
-            except FileNotFoundError:
-                self._place = (-1, "", 0)  # trimmed under our hands: look again
-
-    def _after(self, position: int, limit_bytes: int) -> list[bytes]:
-        self.damage = ""
-        names = self._names()
-        if self._place[0] != position or self._place[1] not in names:
-            self._place = (position, _holding(names, position + 1), 0)
-        _, name, offset = self._place
-        while name:
-            data = self._disk.read(self._directory / name, offset, limit_bytes)
-            lines, taken = _lines_above(data, position)
-            if lines:
-                self._place = (seq_of(lines[-1]), name, offset + taken)
-                return lines
-            offset += taken
-            if b"\n" in data[taken:]:
-                self.damage = f"{name} at offset {offset}"
-                return []
-            if taken == 0 and len(data) == limit_bytes:
-                limit_bytes *= 2  # one line longer than the limit
-            elif taken == 0:
-                following = [other for other in names if other > name]
-                if not following:
-                    return []
-                name, offset = following[0], 0
-        return []
-
-    def _names(self) -> list[str]:
-        return [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
-
-
-def _first(name: str) -> int:
+def first_number(name: str) -> int:
+    """The number of a segment's first record, as its name tells."""
     return int(name.removesuffix(SUFFIX))
-
-
-def _holding(names: list[str], seq: int) -> str:
-    """The segment in which a number lies, or the first one behind it."""
-    before = [name for name in names if _first(name) <= seq]
-    return before[-1] if before else names[0] if names else ""
-
-
-def _lines_above(data: bytes, position: int) -> tuple[list[bytes], int]:
-    """The whole lines with numbers above `position`, and the bytes up to their end or the first that is no record."""
-    lines: list[bytes] = []
-    suspect = not (looks_whole(data[: data.rfind(b"\n") + 1]) and is_text(data))
-    start = 0
-    while (end := data.find(b"\n", start)) >= 0:
-        line = data[start : end + 1]
-        if suspect and not is_record(line):
-            break
-        if lines or seq_of(line) > position:
-            lines.append(line)
-        start = end + 1
-    return lines, start

@@ -32,7 +32,7 @@ from common.config import ArchiveConfig, Config
 from common.disk import Disk
 from common.events import HEARTBEAT, topic
 from common.intake import Intake
-from common.journal import JournalReader
+from common.journal_reader import JournalReader
 from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
 from common.record import RecordError
 from common.sealing import DamagedError, seal

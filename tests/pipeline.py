@@ -27,6 +27,7 @@ from common.storage import NO_SYMBOL, holes, month_dirs, read_archived, sealed_l
 from tests.standin_client import ROOT, Standin
 
 DEADLINE_S = 60.0
+BEGUN = {"feed": b" begins, last ", "archiver": b" archive complete to "}
 FAST = {
     "ARCHIVE__ROTATE_S": "2",
     "ARCHIVE__ROTATE_MIN_BYTES": "1",
@@ -106,7 +107,7 @@ class Pipeline:
         self._symbols = symbols
         self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in {**FAST, **settings}.items()}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._feed_log_from: int | None = None  # where the log of the last feed begins
+        self._log_from: dict[str, int] = {}  # where the log of the last process of a name begins
         self.log = directory / "log"
 
     def start(self, *names: str, **environ: str) -> None:
@@ -119,8 +120,7 @@ class Pipeline:
                 "--publish", self.endpoint.removeprefix("tcp://"),
             ]  # fmt: skip
             with self.log.open("ab") as log:
-                if name == "feed":
-                    self._feed_log_from = log.tell()
+                self._log_from[name] = log.tell()
                 self._children[name] = subprocess.Popen(
                     command, cwd=ROOT, env={**os.environ, **self._environ, **environ}, stderr=log
                 )
@@ -134,8 +134,9 @@ class Pipeline:
 
     def stop(self) -> None:
         """End everything as supervisord would; each must go of its own accord."""
-        if self._feed_log_from is not None:
-            until(lambda: b" begins, last " in self.log.read_bytes()[self._feed_log_from :], "the feed has begun")
+        for name, offset in self._log_from.items():
+            if name in self._children:
+                until(lambda: BEGUN[name] in self.log.read_bytes()[offset:], f"the {name} has begun")  # noqa: B023
         for name in ("feed", "archiver"):
             if (child := self._children.pop(name, None)) is not None:
                 child.send_signal(signal.SIGTERM)
@@ -156,7 +157,7 @@ class Pipeline:
 
     def give_back(self, children: dict[str, subprocess.Popen[bytes]]) -> None:
         self._children.update(children)
-        self._feed_log_from = None
+        self._log_from.clear()
 
     def pid(self, name: str) -> int:
         return self._children[name].pid

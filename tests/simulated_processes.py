@@ -11,7 +11,8 @@ from common.begin import owed, record_start
 from common.clock import Clock
 from common.exchanges import binance
 from common.intake import Intake
-from common.journal import Journal, JournalReader
+from common.journal import Journal
+from common.journal_reader import JournalReader
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
 from common.record import RecordError

@@ -1,0 +1,90 @@
+"""The journal, read by the archiver while the feed writes and trims it."""
+
+from pathlib import Path
+
+from .disk import Disk
+from .journal import SUFFIX, first_number
+from .record import is_record, is_text, looks_whole, seq_of
+
+
+class JournalReader:
+    """The archiver's end: lines in order from any number on, while the feed writes and trims."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk, self._directory = disk, directory
+        self._place: tuple[int, str, int] = (-1, "", 0)  # after this number goes on: segment, offset
+        self.damage = ""  # where the last reading met something that is no record; the feed's next start mends it
+
+    def front(self) -> int | None:
+        """The first number that the journal still holds."""
+        names = self._names()
+        return first_number(names[0]) if names else None
+
+    def sync(self) -> None:
+        """Make what the journal holds durable, before the archive says that it holds it (rule 8)."""
+        for name in self._names():
+            try:
+                self._disk.sync_file(self._directory / name)
+            except FileNotFoundError:
+                continue  # trimmed meanwhile: it is in the archive, synced
+
+    def after(self, position: int, limit_bytes: int = 4 * 1024**2) -> list[bytes]:
+        """Some whole lines with numbers above `position`, in order; none at the journal's end.
+
+        They are dense but for what the caller must judge: the first line may lie beyond `position` + 1 (the front was
+        dropped), and a segment may begin with a jump.
+        """
+        while True:
+            try:
+                return self._after(position, limit_bytes)
+            except FileNotFoundError:
+                self._place = (-1, "", 0)  # trimmed under our hands: look again
+
+    def _after(self, position: int, limit_bytes: int) -> list[bytes]:
+        self.damage = ""
+        names = self._names()
+        if self._place[0] != position or self._place[1] not in names:
+            self._place = (position, _holding(names, position + 1), 0)
+        _, name, offset = self._place
+        while name:
+            data = self._disk.read(self._directory / name, offset, limit_bytes)
+            lines, taken = _lines_above(data, position)
+            if lines:
+                self._place = (seq_of(lines[-1]), name, offset + taken)
+                return lines
+            offset += taken
+            if b"\n" in data[taken:]:
+                self.damage = f"{name} at offset {offset}"
+                return []
+            if taken == 0 and len(data) == limit_bytes:
+                limit_bytes *= 2  # one line longer than the limit
+            elif taken == 0:
+                following = [other for other in names if other > name]
+                if not following:
+                    return []
+                name, offset = following[0], 0
+        return []
+
+    def _names(self) -> list[str]:
+        return [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
+
+
+def _holding(names: list[str], seq: int) -> str:
+    """The segment in which a number lies, or the first one behind it."""
+    before = [name for name in names if first_number(name) <= seq]
+    return before[-1] if before else names[0] if names else ""
+
+
+def _lines_above(data: bytes, position: int) -> tuple[list[bytes], int]:
+    """The whole lines with numbers above `position`, and the bytes up to their end or the first that is no record."""
+    lines: list[bytes] = []
+    suspect = not (looks_whole(data[: data.rfind(b"\n") + 1]) and is_text(data))
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        line = data[start : end + 1]
+        if suspect and not is_record(line):
+            break
+        if lines or seq_of(line) > position:
+            lines.append(line)
+        start = end + 1
+    return lines, start
