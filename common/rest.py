@@ -16,6 +16,11 @@ from .events import Action, Request
 RETRY_AFTER_MAX_S = 3 * 86_400
 """The longest ban there is."""
 
+ANSWER_MAX_BYTES = 64 * 1024**2
+"""The longest body that is taken: the largest of the exchange, its list of all symbols, is a quarter of it."""
+
+READ_BYTES = 64 * 1024
+
 _KEPT_HEADERS = ("x-mbx-used-weight-1m", "retry-after", "date", "content-type", "etag", "cf-ray", "x-cache")
 
 
@@ -69,7 +74,8 @@ class RestClient:
 
     def __init__(self, base_url: str, timeout_s: float, budget: Budget, deliver: Callable[[Answer], None]) -> None:
         self._base, self._budget, self._deliver = base_url.rstrip("/"), budget, deliver
-        self._timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
+        self._timeout_s = timeout_s
+        self._pool: Any = None
         self._queue: queue.PriorityQueue[tuple[float, int, Action | None, Request]] = queue.PriorityQueue()
         self._count = 0
         self._stopping = threading.Event()
@@ -87,10 +93,11 @@ class RestClient:
         self._queue.put((time.monotonic() + delay_s, self._count, action, request))
 
     def _run(self) -> None:
-        with _pool(self._base, self._timeout) as pool:
-            self._serve(pool)
+        self._serve()
+        if self._pool is not None:
+            self._pool.clear()
 
-    def _serve(self, pool: Any) -> None:
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
                 due, count, action, request = self._queue.get(timeout=0.05)
@@ -102,19 +109,39 @@ class RestClient:
                 self._queue.put((due, count, action, request))
                 self._stopping.wait(min(wait, 0.05))
                 continue
-            self._deliver(self._ask(pool, action, request))
+            self._deliver(self._ask(action, request))
 
-    def _ask(self, pool: Any, action: Action | None, request: Request) -> Answer:
+    def _ask(self, action: Action | None, request: Request) -> Answer:
         self._budget.spend(time.monotonic(), request.weight)
-        ts_sent = time.time_ns()
+        ts_sent, deadline = time.time_ns(), time.monotonic() + self._timeout_s
         try:
-            response = pool.request("GET", self._base + request.path, headers=request.headers, retries=False)
+            if self._pool is None:
+                self._pool = _pool(self._base, urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s))
+            response = self._pool.request(
+                "GET", self._base + request.path, headers=request.headers, retries=False, preload_content=False
+            )
             headers = {name.lower(): value for name, value in response.headers.items()}
             self._budget.heed(time.monotonic(), response.status, headers)
             kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
-            return Answer(action, request, response.status, response.data, kept, ts_sent, None)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return Answer(action, request, response.status, self._body(response, deadline), kept, ts_sent, None)
+        except Exception as error:  # whatever it is: this one thread asks for all symbols, and must go on
             return Answer(action, request, 0, b"", {}, ts_sent, f"{type(error).__name__}: {error}")
+
+    def _body(self, response: Any, deadline: float) -> bytes:
+        """The body, within the deadline and the bound: the timeout of the connection is one for each read only."""
+        body = bytearray()
+        try:
+            while part := response.read1(READ_BYTES):
+                body += part
+                if len(body) > ANSWER_MAX_BYTES:
+                    raise OSError(f"the answer is longer than {ANSWER_MAX_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the answer is not whole after {self._timeout_s} s, at {len(body)} bytes")
+        except BaseException:
+            response.close()  # with its connection: the rest of the answer would come first there
+            raise
+        response.release_conn()
+        return bytes(body)
 
 
 def _number(text: str, default: int) -> int:

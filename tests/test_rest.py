@@ -1,5 +1,6 @@
 """REST beside the feed: within the exchange's weights, obedient to Retry-After, one answer for each request."""
 
+import contextlib
 import queue
 import socket
 import threading
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import rest as rest_module
 from common.events import Action, Request
 from common.rest import RETRY_AFTER_MAX_S, Answer, Budget, RestClient
 
@@ -92,8 +94,14 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = True
+        with contextlib.suppress(OSError):  # who asked has had enough
+            if self.path == "/slow":
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+            else:
+                self.wfile.write(body if self.path != "/short" else body[:-1])
+        self.close_connection = self.path != "/kept"
 
     def log_message(self, *_: object) -> None:
         pass
@@ -114,9 +122,9 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
 Asking = tuple[RestClient, "queue.Queue[Answer]"]
 
 
-def client(url: str) -> Asking:
+def client(url: str, timeout_s: float = 2.0) -> Asking:
     answers: queue.Queue[Answer] = queue.Queue()
-    rest = RestClient(url, 2.0, Budget(6000), answers.put)
+    rest = RestClient(url, timeout_s, Budget(6000), answers.put)
     rest.start()
     return rest, answers
 
@@ -166,4 +174,44 @@ def test_an_exchange_that_cannot_be_reached_is_an_answer_with_an_error() -> None
     rest.ask(ACTION, Request("/a", 1, {}))
     answer = answers.get(timeout=5)
     assert (answer.action, answer.status, answer.body) == (ACTION, 0, b"") and answer.error
+    rest.stop()
+
+
+def test_an_answer_that_drips_is_given_up_at_the_deadline_and_the_next_request_is_asked(exchange: Exchange) -> None:
+    """Each byte came within the connection's own timeout, so that one answer held back those of all symbols."""
+    exchange.answers["/slow"] = [(200, {}, b"x" * 1000)]
+    rest, answers = client(exchange.url, 0.3)
+    rest.ask(ACTION, Request("/slow", 1, {}))
+    rest.ask(None, Request("/b", 1, {}))
+    slow, good = (answers.get(timeout=5) for _ in range(2))
+    assert (slow.action, slow.status, slow.body) == (ACTION, 0, b"") and "not whole after 0.3 s" in (slow.error or "")
+    assert (good.status, good.body) == (200, b"{}")
+    rest.stop()
+
+
+def test_an_answer_past_the_bound_and_one_cut_short_are_errors_and_others_keep_their_connection(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_module, "ANSWER_MAX_BYTES", 100_000)
+    exchange.answers |= {"/kept": [(200, {}, b"x" * 100_000)], "/huge": [(200, {}, b"x" * 100_001)]}
+    exchange.answers["/short"] = [(200, {}, b"xyz")]
+    rest, answers = client(exchange.url)
+    for path in ("/kept", "/huge", "/short", "/b"):
+        rest.ask(None, Request(path, 1, {}))
+    kept, huge, short, good = (answers.get(timeout=5) for _ in range(4))
+    assert len(kept.body) == 100_000
+    assert (huge.status, huge.body) == (0, b"") and "longer than 100000 bytes" in (huge.error or "")
+    assert (short.status, short.body) == (0, b"") and "IncompleteRead" in (short.error or "")
+    assert (good.status, good.body) == (200, b"{}")
+    rest.stop()
+
+
+def test_whatever_goes_wrong_is_an_answer_and_the_thread_goes_on(exchange: Exchange) -> None:
+    """An error that nobody had thought of ended the thread, and with it all snapshots."""
+    rest, answers = client(exchange.url)
+    rest.ask(ACTION, Request("/a", 1, {"X-A": "two\nlines"}))
+    answer = answers.get(timeout=5)
+    assert answer.status == 0 and "ValueError" in (answer.error or "")
+    rest.ask(None, Request("/b", 1, {}))
+    assert answers.get(timeout=5).status == 200
     rest.stop()
