@@ -102,16 +102,31 @@ def batches(source: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def merged(paths: Iterable[Path]) -> Iterator[bytes]:
-    """The lines of several files in the order of their numbers. A file is open only while its turn lasts."""
-    waiting = sorted(((_seq(path, line), path) for path in paths if (line := next(lines(path), None))), reverse=True)
+    """The lines of several files in the order of their numbers, each once. A file is open only while its turn lasts.
+
+    A file that is being sealed is there twice for a moment. Raises CodecError where two lines of a number differ.
+    """
+    before: tuple[int, bytes] | None = None
+    for seq, path, line in _in_order(paths):
+        if before is None or seq != before[0]:
+            yield line
+        elif line != before[1]:
+            raise CodecError(f"{path}: record {seq} differs from that of another file: {MEND}")
+        before = seq, line
+
+
+def _in_order(paths: Iterable[Path]) -> Iterator[tuple[int, Path, bytes]]:
+    """The lines of several files with number and file, in the order of their numbers."""
+    firsts = ((path, next(lines(path), None)) for path in set(paths))
+    waiting = sorted(((_seq(path, line), path) for path, line in firsts if line is not None), reverse=True)
     heap: list[tuple[int, Path, bytes, Iterator[bytes]]] = []
     while heap or waiting:
         while waiting and (not heap or waiting[-1][0] <= heap[0][0]):
             seq, path = waiting.pop()
             rest = lines(path)
             heapq.heappush(heap, (seq, path, next(rest), rest))
-        _, path, line, rest = heap[0]
-        yield line
+        seq, path, line, rest = heap[0]
+        yield seq, path, line
         following = next(rest, None)
         if following is None:
             heapq.heappop(heap)

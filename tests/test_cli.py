@@ -123,6 +123,28 @@ def test_cat_when_files_are_merged_then_prints_the_log(archive: Archive) -> None
     assert printed.count(b"\n") == 601
 
 
+def test_merge_when_a_file_is_given_sealed_and_open_then_each_record_comes_once(
+    archive: Archive, tmp_path: Path
+) -> None:
+    """They are there together for a moment at each sealing."""
+    sealed = [path for path in all_files(archive) if path.suffix != ".open"]
+    twins = [tmp_path / f"{number}.open" for number in range(len(sealed))]
+    for path, twin in zip(sealed, twins, strict=True):
+        twin.write_bytes(b"".join(line + b"\n" for line in lines(path)))
+    assert run("cat", "--merge", sealed[0], *twins, *all_files(archive)) == run("cat", "--merge", *all_files(archive))
+    assert run("normalise", "binance", *twins, *all_files(archive)) == run("normalise", "binance", *all_files(archive))
+
+
+def test_merge_when_two_records_of_a_number_differ_then_says_which(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.open", tmp_path / "b.open"]
+    for path, payload in zip(paths, (b"1", b"2"), strict=True):
+        path.write_bytes(encode(1, FIRST_TS, "open", conn=1) + encode(2, FIRST_TS, "in", conn=1, payload=payload))
+    printed, said = run("cat", "--merge", *paths, code=1)
+    assert printed == paths[0].read_bytes()
+    assert f"{paths[1]}: record 2 differs" in said
+    assert "record 2 differs" in run("normalise", "binance", *paths, code=1)[1]
+
+
 def test_cat_when_a_file_is_damaged_then_prints_what_is_before_and_says_where(
     archive: Archive, tmp_path: Path, refused: Refused
 ) -> None:
