@@ -95,7 +95,7 @@ class ArchiveWriter:
         """Take up where the disk ends: find the position, cut what cannot be trusted, remember what is there twice."""
         make_durable_dir(self._disk, self._directory)
         archived = read_archived(self._disk, self._directory)
-        other_boot = archived.known and archived.trusted(self._boot_id) != archived.complete
+        other_boot = not self._boot_id or archived.boot_id != self._boot_id
         self.position = archived.trusted(self._boot_id)
         self._fsynced, self._highest = archived.fsynced, archived.highest
         whole_to = None  # where nothing else tells, how far the files are for sure
@@ -103,12 +103,12 @@ class ArchiveWriter:
             self.position, whole_to = self._position_without_archived(journal_front)
             self._fsynced = 0
         went_back = self._mend(archived, journal_front, whole_to) or archived.highest > archived.complete
-        if other_boot or went_back:  # each symbol's records come again in their order
+        if other_boot or went_back:  # of what lies beyond, not all may be there: it comes again in its order
             write_synced(self._disk, self._directory, {})  # or what is cut now would look damaged after a kill
             for path in open_files(self._disk, self._directory):
                 self._cut(path, self.position)
         self._open_files()
-        if self.position != archived.complete:
+        if other_boot or self.position != archived.complete:
             self._write_archived(self.position, durable=True)
 
     def _position_without_archived(self, journal_front: int | None) -> tuple[int, int | None]:
@@ -213,10 +213,13 @@ class ArchiveWriter:
         return OpenFile(path, self._disk.open(path), first.ts_recv, last, size, crc)
 
     def _cut(self, path: Path, keep: int) -> None:
-        """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
+        """Set aside what a file holds beyond a number: it was not synced, or comes again. Raises RecordError."""
         data = self._disk.read(path)
         size = len(data)
-        for line in reversed(whole_lines(data)[0]):
+        lines, torn = whole_lines(data)
+        for line in reversed(lines):
+            if torn or not is_record(line):
+                raise RecordError(f"{path} is damaged: restart the archiver, it sets the damage aside")
             if seq_of(line) <= keep:
                 break
             size -= len(line)
