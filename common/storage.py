@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from .disk import Disk, free_name, make_durable_dir, replace
+from .record import accepts
 
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
@@ -140,7 +141,7 @@ def sync_manifest(disk: Disk, month: Path) -> None:
 
 
 def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
-    """Commit one manifest line, synced. A torn last line of a killed writer is set aside first."""
+    """Commit one manifest line, synced. A last line that was not written whole is set aside first."""
     disk.make_dir(month)
     with disk.locked(month):
         _append_line(disk, month, orjson.dumps(line) + b"\n")
@@ -151,6 +152,9 @@ def _append_line(disk: Disk, month: Path, encoded: bytes) -> None:
     if disk.exists(path):
         data = disk.read(path)
         end = data.rfind(b"\n") + 1
+        last = data.rfind(b"\n", 0, max(0, end - 1)) + 1
+        if not accepts(data[last:end] or b"{}"):
+            end = last
         if end < len(data):
             disk.write(free_name(disk, path.with_name(f"{MANIFEST}.{end}.damaged")), data[end:])
             disk.truncate(path, end)
