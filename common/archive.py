@@ -13,7 +13,7 @@ from zlib import crc32
 import orjson
 
 from .disk import AppendFile, Disk, make_durable_dir, set_aside
-from .mending import examine, missing, repair, sealed_records
+from .mending import examine, gone, missing, repair, sealed_records, when
 from .record import RecordError, decode, is_record, seq_of, whole_lines
 from .storage import (
     NO_SYMBOL,
@@ -142,8 +142,9 @@ class ArchiveWriter:
             known = synced.get(str(path.relative_to(self._directory)))
             if (damage := examine(self._disk, path, known, self.position, journal_front)) is not None:
                 damages.append(damage)
+        damages += [gone(self._directory / name) for name in synced if self._is_gone(self._directory / name)]
         serious = [damage for damage in damages if not damage.torn]
-        self._last_ts = max((self._disk.mtime_ns(damage.path) for damage in serious), default=0)
+        self._last_ts = max((when(self._disk, damage) for damage in serious), default=0)
         went_back = False
         if serious or whole_to is not None:
             lost = missing(self._disk, self._directory, serious, self.position, whole_to)
@@ -154,6 +155,10 @@ class ArchiveWriter:
         for damage in damages:
             repair(self._disk, damage, self.position, self._report)
         return went_back
+
+    def _is_gone(self, path: Path) -> bool:
+        sealed = path.name.removesuffix(OPEN) in sealed_lines(self._disk, path.parent)
+        return not sealed and not self._disk.exists(path)
 
     def _lower(self, lost: list[tuple[int, int]], journal_front: int | None) -> bool:
         """Go back to where the journal can refill what is lost, and name what it no longer has."""

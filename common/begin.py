@@ -8,7 +8,7 @@ import orjson
 from . import __version__
 from .adapter import Adapter, version
 from .disk import Disk
-from .journal import SUFFIX, Opened
+from .journal import Opened, segment_names
 from .record import FORMAT, RecordError, decode
 from .recorder import Recorder
 
@@ -56,7 +56,7 @@ def record_start(
 
 def _tail(disk: Disk, journal_dir: Path) -> bytes:
     parts: list[bytes] = []
-    for name in reversed([name for name in disk.names(journal_dir) if name.endswith(SUFFIX)]):
+    for name in reversed(segment_names(disk, journal_dir)):
         parts.insert(0, disk.read(journal_dir / name))
         if sum(map(len, parts)) >= TAIL_BYTES:
             break

@@ -9,6 +9,7 @@ Rules 1–5 of the protocol are kept here: no number above a synced ceiling; a j
 goes on at a higher number than any ever used; of a short write the whole lines stand. Who reads it: `journal_reader`.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .storage import Archived
 
 META = "journal.json"
 SUFFIX = ".records"
+_SEGMENT = re.compile(r"\d{20}\.records")
 CEILING_STEP = 1_000_000
 """How far ahead the ceiling is raised: some seconds' worth at the highest rate."""
 
@@ -178,6 +180,10 @@ class Journal:
         self.facts.update(facts)
         self._write_meta(clean=False)
 
+    def is_there(self) -> bool:
+        """Whether the segment being written is still in its directory: else nobody will ever read what is written."""
+        return not self._segments or self._disk.exists(self._segments[-1].path)
+
     def close(self) -> None:
         """Sync, and note that nothing was lost: the next boot of the machine goes on without a jump."""
         self.sync_job()()
@@ -236,7 +242,7 @@ class Journal:
 
     def _recover(self) -> tuple[bool, bool]:
         """Keep the longest prefix that is whole and dense; set the rest aside. Returns (torn tail, other damage)."""
-        names = [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
+        names = segment_names(self._disk, self._directory)
         for index, name in enumerate(names):
             path = self._directory / name
             segment, size = self._scan(path)
@@ -314,6 +320,11 @@ def _whole(lines: list[bytes], size: int) -> list[bytes]:
         if end > size:
             return lines[:count]
     return lines
+
+
+def segment_names(disk: Disk, directory: Path) -> list[str]:
+    """The segments of a journal, in order; what others left in its directory is none of it."""
+    return [name for name in disk.names(directory) if _SEGMENT.fullmatch(name)]
 
 
 def first_number(name: str) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .disk import Disk
-from .journal import SUFFIX, first_number
+from .journal import first_number, segment_names
 from .record import is_record, is_text, looks_whole, seq_of
 
 
@@ -66,7 +66,7 @@ class JournalReader:
         return []
 
     def _names(self) -> list[str]:
-        return [name for name in self._disk.names(self._directory) if name.endswith(SUFFIX)]
+        return segment_names(self._disk, self._directory)
 
 
 def _holding(names: list[str], seq: int) -> str:

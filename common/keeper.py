@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 
 from .disk import Disk
-from .journal import Journal
+from .journal import Journal, JournalError
 from .recorder import Recorder
 from .storage import ARCHIVED, read_archived
 
@@ -33,6 +33,11 @@ class JournalKeeper:
         if self._syncing is not None:
             self._syncing.join()
         self._journal.close()
+
+    def check(self) -> None:
+        """Stop where somebody removed the journal under our hands. Raises JournalError: the next start begins anew."""
+        if not self._journal.is_there():
+            raise JournalError("the journal's file was removed while it was written: a new run begins a new one")
 
     def trim(self) -> None:
         """Let go what the archive holds synced, once its word of that is durable (rule 8)."""

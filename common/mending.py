@@ -50,6 +50,19 @@ def examine(
     return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position))
 
 
+def gone(path: Path) -> Damage:
+    """A file that was synced, and that somebody removed."""
+    return Damage(path, b"", [], 0, 0, torn=False)
+
+
+def when(disk: Disk, damage: Damage) -> int:
+    """About when (ns) a damaged file was written; of one that is gone, its name tells when it was begun."""
+    if disk.exists(damage.path):
+        return disk.mtime_ns(damage.path)
+    milliseconds = damage.path.stem.rpartition("-")[2]
+    return int(milliseconds) * 1_000_000 if milliseconds.isdecimal() else 0
+
+
 def missing(
     disk: Disk, directory: Path, damages: list[Damage], position: int, after: int | None = None
 ) -> list[tuple[int, int]]:
@@ -84,6 +97,9 @@ def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) ->
 
 def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], None]) -> None:
     """Keep a file's good records up to `position`, and what else it held aside."""
+    if not disk.exists(damage.path):
+        report(f"{damage.path} was removed: going on after record {position}, as far as the journal reaches back")
+        return
     if damage.torn:
         set_aside(disk, damage.path, damage.end, report, "torn")
         return

@@ -30,7 +30,7 @@ class Recorder:
         self.unknown: Counter[str] = Counter()  # frames not understood, by sort
         self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
         self._publish_records, self._publish_event = publish_records, publish_event
-        self._backlog: deque[tuple[list[bytes], list[Work | None]]] = deque()
+        self._backlog: deque[list[bytes]] = deque()  # lines alone: decoded, they would take several times the room
         self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
 
     def file_under(self, channel: str, symbol: str) -> None:
@@ -110,12 +110,12 @@ class Recorder:
     def retry(self) -> None:
         """Append what the disk had no room for, as far as it has now."""
         while self._backlog:
-            lines, works = self._backlog[0]
+            lines = self._backlog[0]
             stand = self._journal.append(lines)
-            self._publish(lines[:stand], works[:stand])
+            self._publish(lines[:stand], [self._normaliser.work(line) for line in lines[:stand]])
             self.backlog_bytes -= sum(map(len, lines[:stand]))
             if stand < len(lines):
-                self._backlog[0] = (lines[stand:], works[stand:])
+                self._backlog[0] = lines[stand:]
                 return
             self._backlog.popleft()
 
@@ -127,7 +127,7 @@ class Recorder:
         stand = 0 if self._backlog else self._journal.append(lines)
         if stand < len(lines):
             self._publish(lines[:stand], works[:stand])
-            self._backlog.append((lines[stand:], works[stand:]))
+            self._backlog.append(lines[stand:])
             self.backlog_bytes += sum(map(len, lines[stand:]))
             return
         self._publish(lines, works)

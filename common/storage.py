@@ -7,6 +7,7 @@ STORAGE/binance/BTCUSDT/2024-08/BTCUSDT-2024-08-08-23-1723161253937.bz2    seale
                 archived.json                                              how far all files are complete
 """
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,13 +126,22 @@ def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
         data = disk.read(month / MANIFEST)
     except FileNotFoundError:
         return []
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
-    return [orjson.loads(line) for line in lines if line]
+    lines: list[dict[str, Any]] = []
+    for line in data[: data.rfind(b"\n") + 1].split(b"\n"):
+        with contextlib.suppress(orjson.JSONDecodeError):  # `verify` names it
+            lines += [decoded] if isinstance(decoded := orjson.loads(line), dict) else []
+    return lines
 
 
 def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
-    """The newest manifest line of each sealed file, by its stem."""
-    return {line["name"]: line for line in read_manifest(disk, month) if "name" in line}
+    """The newest manifest line of each sealed file, by its stem. What is no such line is for `verify` to tell."""
+    return {line["name"]: line for line in read_manifest(disk, month) if _is_sealed_line(line)}
+
+
+def _is_sealed_line(line: dict[str, Any]) -> bool:
+    texts = all(isinstance(line.get(key), str) for key in ("name", "file", "codec"))
+    seq, blocks = line.get("seq"), line.get("blocks")
+    return texts and isinstance(blocks, list) and isinstance(seq, list) and len(seq) == 2 and type(seq[1]) is int
 
 
 def sync_manifest(disk: Disk, month: Path) -> None:

@@ -175,7 +175,7 @@ class Pipeline:
         until(lambda: self.complete() >= self.journal_last() > 0, "the archive catches up with the journal")
 
     def journal_last(self) -> int:
-        names = sorted(path for path in self.journal.glob("*.records"))
+        names = sorted(path for path in self.journal.glob("[0-9]*.records"))
         data = names[-1].read_bytes() if names else b""
         return decode(data[data.rfind(b"\n", 0, -1) + 1 :]).seq if data.endswith(b"\n") else 0
 

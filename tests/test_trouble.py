@@ -244,6 +244,45 @@ def test_a_damaged_open_file_keeps_its_whole_records_and_the_journal_refills_it(
     finish(pipeline, subscriber)
 
 
+def test_foreign_files_and_lines_are_passed_over_and_a_removed_file_is_refilled(make: Make) -> None:
+    pipeline = make(*GENERATED, FEED__BINANCE__JOURNAL_SEGMENT_BYTES="100000000")
+    pipeline.start()
+    until(lambda: list(pipeline.exchange_dir.glob("BTCUSDT/*/manifest.jsonl")), "a file is sealed")
+    last = pipeline.journal_last()
+    until(lambda: read_archived(Disk(), pipeline.exchange_dir).fsynced >= last > 0, "it is archived and synced")
+    pipeline.kill("feed", "archiver")
+    (pipeline.journal / "backup.records").write_bytes(b"not ours\n")
+    manifest = next(pipeline.exchange_dir.glob("BTCUSDT/*/manifest.jsonl"))
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole + b'{"name":3}\n[1]\nnot JSON\n')
+    for path in pipeline.exchange_dir.glob("ETHUSDT/*/*.open"):
+        path.unlink()
+    pipeline.start()
+    until(lambda: pipeline.journal_last() > last, "the next run has begun")
+    pipeline.wait_archived()
+    pipeline.stop()
+    assert b"Traceback" not in pipeline.log.read_bytes()
+    text = manifest.read_bytes()
+    manifest.write_bytes(text.replace(b'{"name":3}\n[1]\nnot JSON\n', b""))
+    pipeline.verify()
+    assert_dense(archived(pipeline.exchange_dir), pipeline.exchange_dir)
+
+
+def test_a_feed_whose_journal_is_removed_says_so_and_its_next_run_begins_a_new_one(make: Make, live: Listen) -> None:
+    pipeline = make(*GENERATED)
+    subscriber = live(pipeline)
+    pipeline.start()
+    wait_events(subscriber, 200)
+    pipeline.wait_archived()
+    shutil.rmtree(pipeline.journal)
+    assert pipeline.wait("feed") == 1
+    assert b"journal's file was removed" in pipeline.log.read_bytes()
+    seen = max(event["seq"] for event in events_of(subscriber.messages))
+    pipeline.start("feed")
+    until(lambda: pipeline.journal_last() > seen, "the next run has begun, with numbers above all that were seen")
+    stop(pipeline)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MiB, mounted for the test."""
