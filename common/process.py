@@ -19,6 +19,9 @@ EXIT_CONFIG = 2
 CRASH_PAUSE_S = 1.0
 """A crash waits so long before it exits, so that a supervisor that restarts at once does not spin."""
 
+SUPERVISOR_VARIABLE = "TRADE_ARCHIVIST_SUPERVISOR"
+"""Names the environment variable that tells the supervisor: its process id, or the file that holds it."""
+
 LOCK_WAIT_S = 3.0
 """How long a start waits for a lock: an orphan of a killed supervisor ends within one second."""
 
@@ -69,23 +72,39 @@ def run_service(name: str, make: Callable[[], Service]) -> int:
 
 
 class Parent:
-    """Tells when the process that started this one is gone, however it died (under a supervisor only)."""
+    """Tells when the supervisor that started this process is gone, however it died; without a supervisor, never.
+
+    Who dies before this is constructed is missed, unless SUPERVISOR_VARIABLE tells whose child this process is.
+    """
 
     def __init__(self) -> None:
-        self._pid = os.getppid()
-        self._supervised = "SUPERVISOR_ENABLED" in os.environ
+        self._pid = _told_supervisor() or os.getppid()
+        self._supervised = SUPERVISOR_VARIABLE in os.environ or "SUPERVISOR_ENABLED" in os.environ
 
     def is_gone(self) -> bool:
         return self._supervised and os.getppid() != self._pid
 
 
+def _told_supervisor() -> int | None:
+    told = os.environ.get(SUPERVISOR_VARIABLE, "")
+    with contextlib.suppress(OSError, ValueError):  # on a full disk, supervisord leaves an empty file
+        return int(told if told.isdigit() else Path(told).read_text())
+    return None
+
+
 @contextlib.contextmanager
 def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold an exclusive lock file while the block runs. Raises LockedError when another process keeps it."""
+    """Hold an exclusive lock file while the block runs.
+
+    Raises LockedError when another process keeps it, or when the supervisor is gone: an orphan begins nothing.
+    """
+    parent = Parent()
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
     with path.open("a+") as file:
         while True:
+            if parent.is_gone():
+                raise LockedError(f"{what} is not begun: the supervisor is gone")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from . import exchanges as adapters
 from . import limits
 from .config import CHANNELS, CODECS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
-from .process import ConfigError
+from .process import SUPERVISOR_VARIABLE, ConfigError
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 PREFIX = "TRADE_ARCHIVIST_"
 CONF_VARIABLE = PREFIX + "CONF"
-NOT_SETTINGS = {CONF_VARIABLE, PREFIX + "BOOT_ID"}
+NOT_SETTINGS = {CONF_VARIABLE, SUPERVISOR_VARIABLE, PREFIX + "BOOT_ID"}
 CHECKOUT_CONF = Path(__file__).resolve().parent.parent / "conf" / "binance.toml"
 
 
@@ -207,7 +207,7 @@ def _check_exchanges(names: Sequence[str]) -> None:
 def _setting(origin: str, key: str, value: object, kinds: Mapping[str, Any]) -> Setting:
     """A value with the type and the range of its key. Raises ConfigError."""
     try:
-        return Setting(origin, limits.checked(key.rsplit(".", 1)[1], value, kinds[key]))
+        return Setting(origin, limits.checked(key, value, kinds[key]))
     except (ValueError, RuntimeError, OSError) as error:  # the last two: no such home, no possible path
         raise ConfigError(f"{origin}: {error}") from None
 

@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from common import settings
 from common.config import Config, socket_path
-from common.process import EXIT_CONFIG, ConfigError
+from common.process import EXIT_CONFIG, SUPERVISOR_VARIABLE, ConfigError
 
 STOP_WAIT_S = 30
 """How long a process may take to stop before it is killed."""
@@ -36,6 +36,7 @@ logfile_backups=1
 loglevel=info
 pidfile={run}/supervisord.pid
 childlogdir={run}
+environment={variable}="{pid}"
 
 [unix_http_server]
 file={control}
@@ -154,6 +155,8 @@ def write_conf(run: Path, control: Path, found: Sequence[Program]) -> Path:
         "run": _value(str(run)),
         "control": _value(str(control)),
         "user": "user=root\n" if os.getuid() == 0 else "",
+        "variable": SUPERVISOR_VARIABLE,
+        "pid": os.getpid(),  # that of supervisord too: this process becomes it
     }
     text = HEAD.format(**values)
     terminal = _reopens_stdout()

@@ -133,6 +133,7 @@ class Archiver:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._parent = Parent()
         self._stopping = False
         self._to_seal: list[tuple[Path, str]] = []
         self._sealing: dict[Path, multiprocessing.process.BaseProcess] = {}
@@ -170,8 +171,7 @@ class Archiver:
                     child.terminate()
 
     def _loop(self, poller: zmq.Poller, sockets: dict[zmq.Socket[bytes], ExchangeArchiver]) -> None:
-        parent = Parent()
-        while not self._stopping and not parent.is_gone():
+        while not self._stopping and not self._parent.is_gone():
             for subscriber, _ in poller.poll(POLL_MS):
                 archiver = sockets[cast("zmq.Socket[bytes]", subscriber)]
                 if archiver.is_stalled:

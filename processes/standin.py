@@ -57,6 +57,7 @@ class Standin:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._parent = Parent()
         self.faults = Faults()
         self.links: dict[int, tuple[Link, dialect.Session]] = {}
         self._closed: list[dict[str, object]] = []
@@ -98,11 +99,10 @@ class Standin:
         self._loop = asyncio.get_running_loop()
         self._sent = SentFile(self.options.sent) if self.options.sent else None
         self._open_source()
-        parent = Parent()
         async with self._listen() as server:
             port = next(iter(server.sockets)).getsockname()[1]
             log.info("%s listening on %s:%d", self.options.exchange, self.options.host, port)
-            while not self._stopped and not parent.is_gone():
+            while not self._stopped and not self._parent.is_gone():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), 1.0)
                 if self._playing is not None and self._playing.done():

@@ -20,7 +20,7 @@ import zmq
 
 from common import settings
 from common.config import Config
-from common.process import EXIT_CONFIG, EXIT_OK, ConfigError
+from common.process import EXIT_CONFIG, EXIT_OK, ConfigError, LockedError, Parent, lock
 from processes import archive
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,6 +120,16 @@ class Pipeline:
             event: dict[str, object] = json.loads(subscriber.recv().partition(b" ")[2])
             return event
 
+    def started(self) -> list[int]:
+        """All living processes that know the stand-in's port, but supervisord."""
+        mark = f"TRADE_ARCHIVIST_STANDIN__PORT={self.ports['standin']}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return [pid for pid in found if self.process is None or pid != self.process.pid]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
@@ -132,6 +142,9 @@ class Pipeline:
                 self.stop()
             self.process.kill()
             self.process.wait(DEADLINE_S)
+        for pid in self.started():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -219,6 +232,47 @@ def test_archive_when_supervisord_is_killed_then_its_children_end_and_the_next_s
     pipeline.start(subprocess.DEVNULL)
     pipeline.trade()
     assert pipeline.stop() == EXIT_OK
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.5, 1.0])
+def test_archive_when_supervisord_is_killed_while_its_children_begin_then_they_end_and_the_next_start_works(
+    pipeline: Pipeline, delay_s: float
+) -> None:
+    process = pipeline.start(subprocess.DEVNULL)
+    eventually("a child was started", lambda: pipeline.started() != [])
+    time.sleep(delay_s)  # imports, locks and the journal's opening: whatever the children are at
+    process.kill()
+    process.wait(DEADLINE_S)
+    eventually("no orphan is left", lambda: pipeline.started() == [])
+    pipeline.start(subprocess.DEVNULL)
+    pipeline.trade()
+    assert pipeline.stop() == EXIT_OK
+
+
+@pytest.mark.parametrize("told", ["pid", "file"])
+def test_parent_when_the_supervisor_was_gone_before_it_was_made_then_tells_and_no_lock_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    def tell(pid: int) -> None:
+        path = tmp_path / "supervisord.pid"
+        path.write_text(f"{pid}\n")
+        monkeypatch.setenv("TRADE_ARCHIVIST_SUPERVISOR", str(pid) if told == "pid" else str(path))
+
+    tell(os.getppid())
+    assert not Parent().is_gone()
+    with lock(tmp_path / "lock", "a test"):
+        pass
+    tell(os.getpid())  # never our parent
+    assert Parent().is_gone()
+    with pytest.raises(LockedError, match="the supervisor is gone"), lock(tmp_path / "lock", "a test"):
+        pass
+
+
+def test_parent_when_the_pid_file_cannot_be_read_then_whoever_is_the_parent_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADE_ARCHIVIST_SUPERVISOR", str(tmp_path / "none"))
+    assert not Parent().is_gone()
 
 
 def test_archive_when_one_runs_on_the_directory_then_a_second_is_told_so(pipeline: Pipeline, tmp_path: Path) -> None:
