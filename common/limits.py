@@ -5,23 +5,46 @@ import ipaddress
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
+from . import exchanges
+from .adapter import Adapter
 from .config import CHANNELS, CODECS
 
 ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
 """Numbers that may be 0; all others are above."""
 
+SECONDS_MAX = 7 * 86_400
+"""The longest of all times: what is longer was meant in another unit, and no socket takes it."""
 
-def checked(name: str, value: object, kind: Any) -> object:
-    """The value with the type of its key and within its range. Raises ValueError."""
+FRAME_BYTES_MIN = 65_536
+"""Below it the frames of a busy market would be refused."""
+
+
+def checked(key: str, value: object, kind: Any) -> object:
+    """The value with the type of its key (`feed.binance.symbols`) and within its range. Raises ValueError."""
+    table, _, name = key.rpartition(".")
     typed = _typed(value, kind)
     if isinstance(typed, int | float):
         _check_number(name, typed)
     if name in CHECKS:
         CHECKS[name](typed)
+    if table.startswith("feed."):
+        _check_with(cast(Adapter, exchanges.get(table.removeprefix("feed."))), name, typed)
     return typed
+
+
+def _check_with(adapter: Adapter, name: str, value: Any) -> None:
+    """What the exchange itself says about a value."""
+    if name == "symbols":
+        for error in filter(None, map(adapter.symbol_error, value)):
+            raise ValueError(error)
+    if name == "candle_intervals":
+        for interval in value:
+            _check_choice(interval, adapter.CANDLE_INTERVALS)
+    if name == "snapshot_depth" and value > adapter.SNAPSHOT_DEPTH_MAX:
+        raise ValueError(f"{value} is above {adapter.SNAPSHOT_DEPTH_MAX}, the most that {adapter.NAME} gives")
 
 
 def _typed(value: object, kind: Any) -> object:
@@ -63,6 +86,8 @@ def _check_number(name: str, value: float) -> None:
         raise ValueError(f"{value} is not finite")
     if value < 0 or (value == 0 and name not in ZERO_ALLOWED):
         raise ValueError(f"{value} is impossible: {'0 or more' if name in ZERO_ALLOWED else 'more than 0'} is needed")
+    if name.endswith("_s") and value > SECONDS_MAX:
+        raise ValueError(f"{value} is impossible: at most {SECONDS_MAX} seconds, 7 days, are taken")
 
 
 def host_port(address: str) -> tuple[str, int]:
@@ -122,6 +147,11 @@ def _check_port(port: int) -> None:
         raise ValueError(f"{port} is not a port: 0 to 65535")
 
 
+def _check_frame_bytes(size: int) -> None:
+    if size < FRAME_BYTES_MIN:
+        raise ValueError(f"{size} is too small for a frame: {FRAME_BYTES_MIN} or more are needed")
+
+
 def _check_path(path: Path) -> None:
     if path == Path():
         raise ValueError("is empty: name a directory (. is the current one)")
@@ -139,5 +169,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "listen": _check_address,
     "port": _check_port,
     "storage": _check_path,
+    "journal": lambda path: _check_path(path) if path != Path() else None,
+    "max_frame_bytes": _check_frame_bytes,
 }
 """The range of a key's value, by the key's name."""

@@ -14,6 +14,7 @@ import pytest
 
 from common import exchanges, settings
 from common.config import CHANNELS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from common.exchanges import binance
 from common.process import EXIT_CONFIG, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +118,17 @@ def test_load_when_a_file_has_an_unknown_key_or_wrong_type_then_it_is_refused(
         ("[archive]\nstorage = ''", "archive.storage: is empty"),
         ('[archive]\nstorage = "a\\nb"', "archive.storage: 'a\\nb' holds a control character"),
         ("[archive]\nstorage = 'setup.cfg'", "archive.storage: setup.cfg is a file"),
+        ("[feed.binance]\njournal = 'setup.cfg'", "feed.binance.journal: setup.cfg is a file"),
+        ("[feed.binance]\nrest_timeout_s = 1e300", "feed.binance.rest_timeout_s: 1e+300 is impossible: at most 604800"),
+        ("[archive]\nrotate_s = 604801", "archive.rotate_s: 604801 is impossible: at most 604800"),
+        ("[feed.binance]\nmax_frame_bytes = 65535", "feed.binance.max_frame_bytes: 65535 is too small"),
+        ("[feed.binance]\nsnapshot_depth = 5001", "feed.binance.snapshot_depth: 5001 is above 5000"),
+        ("[feed.binance]\ncandle_intervals = ['1m', '60m']", "feed.binance.candle_intervals: '60m' is not one of 1s"),
+        ("[feed.binance]\nsymbols = ['A', 'btcusdt']", "'btcusdt' is not a symbol of Binance: did you mean BTCUSDT?"),
+        ("[feed.binance]\nsymbols = ['BTC/USDT']", "feed.binance.symbols: 'BTC/USDT' is not a symbol of Binance"),
+        ("[feed.binance]\nsymbols = ['btc/usdt']", "did you mean BTCUSDT?"),
+        ("[feed.binance]\nsymbols = ['BTC USDT']", "did you mean BTCUSDT?"),
+        ("[feed.binance]\nsymbols = ['/']", "'/' is not a symbol of Binance"),
     ],
 )
 def test_load_when_a_value_is_impossible_then_it_is_refused_with_file_and_key(
@@ -127,6 +139,15 @@ def test_load_when_a_value_is_impossible_then_it_is_refused_with_file_and_key(
     message = refusal(path, {} if "symbols" in text else SYMBOLS)
     assert message.startswith(f"{path}: ")
     assert expected in message
+
+
+def test_load_when_values_are_at_their_bounds_then_takes_them(tmp_path: Path) -> None:
+    text = "silence_s = 604800\nmax_frame_bytes = 65536\nsnapshot_depth = 5000\ncandle_intervals = ['1s', '1m', '1M']"
+    path = written(tmp_path, f"[feed.binance]\n{text}")
+    feed = load(path, {"--symbols": "币安人生USDT,1000SATS"}).feeds["binance"]
+    assert feed.symbols == ("币安人生USDT", "1000SATS")
+    assert (feed.silence_s, feed.max_frame_bytes, feed.snapshot_depth) == (604800.0, 65536, 5000)
+    assert feed.candle_intervals == ("1s", "1m", "1M")
 
 
 def test_load_when_no_symbols_are_named_then_it_is_refused() -> None:
@@ -168,6 +189,7 @@ def test_load_when_an_exchange_is_unknown_then_the_nearest_is_suggested() -> Non
 
 def test_load_with_several_exchanges_then_each_has_its_own_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchanges, "NAMES", ("binance", "okx"))
+    monkeypatch.setattr(exchanges, "get", lambda name: binance)
     plain = settings.load(None, ["binance", "okx"], SYMBOLS, {})
     given = settings.load(None, ["okx", "binance"], {**SYMBOLS, "--publish": "127.0.0.1:9100"}, {})
     assert [feed.events for feed in plain.feeds.values()] == ["tcp://127.0.0.1:9001", "tcp://127.0.0.1:9002"]
@@ -264,7 +286,10 @@ def test_every_key_has_a_description_below_it(record: type) -> None:
     assert len(described) == len(dataclasses.fields(record))
 
 
-@pytest.mark.parametrize("arguments", [["binanc"], ["binance", "--codec", "gz"], ["binance", "--nonsense"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["binanc"], ["binance", "--codec", "gz"], ["binance", "--symbols", "btcusdt"], ["binance", "--nonsense"], []],
+)
 def test_a_process_when_its_configuration_is_wrong_then_exits_two_before_anything_starts(
     tmp_path: Path, arguments: list[str]
 ) -> None:

@@ -26,10 +26,29 @@ WEIGHT_PER_MIN = 6000
 DENSE = frozenset({"trade", "agg_trade"})
 """Channels whose ids count up by one for each symbol: a hole is a loss, and can be fetched by id."""
 
+CANDLE_INTERVALS = (
+    "1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M",
+)  # fmt: skip
+"""The lengths of a candle that there are. Source: web-socket-streams.md, kline intervals."""
+
+SNAPSHOT_DEPTH_MAX = 5000
+"""The most levels of a side that a snapshot brings. Source: rest-api.md, order book."""
+
 _STREAM = {"trade": "trade", "agg_trade": "aggTrade", "book": "depth@100ms", "quote": "bookTicker", "ticker": "ticker"}
 _update = tuple.__new__  # as Update(…), in half the time: for what comes most
 _MILLISECONDS_MAX = 9_223_372_036_854  # the last ms that 64 bits of ns hold, in the year 2262: above it are µs
 _MICROSECONDS_MAX = _MILLISECONDS_MAX * 1000
+
+
+def symbol_error(symbol: str) -> str | None:
+    """What is wrong with a text as a symbol, in words, with the nearest that could be one; None where it may be one.
+
+    Symbols are in capitals, without anything between the two assets. They need not be ASCII: there is 币安人生USDT.
+    """
+    if symbol and not any(char.isspace() or char == "/" or "a" <= char <= "z" for char in symbol):
+        return None
+    meant = "".join(symbol.upper().replace("/", " ").split())
+    return f"{symbol!r} is not a symbol of Binance" + (f": did you mean {meant}?" if meant else "")
 
 
 def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]:
