@@ -10,17 +10,19 @@ This process *becomes* supervisord: SIGINT (Ctrl-C) and SIGTERM stop everything,
 """
 
 import argparse
+import errno
 import os
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from common import settings
 from common.config import Config, socket_path
-from common.process import EXIT_CONFIG, SUPERVISOR_VARIABLE, ConfigError
+from common.process import EXIT_CONFIG, LOCK_WAIT_S, SUPERVISOR_VARIABLE, ConfigError
 
 STOP_WAIT_S = 30
 """How long a process may take to stop before it is killed."""
@@ -133,20 +135,29 @@ def check_not_running(control: Path, run: Path) -> None:
 
 
 def check_ports(config: Config) -> None:
-    """Raise ConfigError if a port is not free."""
+    """Raise ConfigError if a port is not free within LOCK_WAIT_S: the orphans of a killed pipeline may still end."""
+    deadline = time.monotonic() + LOCK_WAIT_S
     for key, endpoint in settings.bound(config).items():
         if not endpoint.startswith("tcp://"):
             continue
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
+        while error := _bind_error(host, int(port)):
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 message = (
                     f"{key}: {host}:{port} cannot be bound: {error.strerror}: stop what uses it, or take another port"
                 )
-                raise ConfigError(message) from None
+                raise ConfigError(message)
+            time.sleep(0.05)
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def write_conf(run: Path, control: Path, found: Sequence[Program]) -> Path:

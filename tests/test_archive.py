@@ -284,6 +284,17 @@ def test_archive_when_one_runs_on_the_directory_then_a_second_is_told_so(pipelin
     assert pipeline.process.poll() is None
 
 
+def test_archive_when_a_port_becomes_free_soon_then_it_starts(pipeline: Pipeline) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", pipeline.ports["events"]))
+        taken.listen()
+        process = pipeline.start(subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+    pipeline.trade()
+    assert pipeline.stop() == EXIT_OK
+
+
 @pytest.mark.parametrize(
     ("name", "key"), [("standin", "standin.port"), ("listen", "history.listen"), ("events", "feed.binance.events")]
 )
