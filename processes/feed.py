@@ -37,7 +37,7 @@ from common.events import HEARTBEAT, Action, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
-from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
+from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
 from common.record import FORMAT
 from common.recorder import Recorder
 from common.rest import Answer, Budget, RestClient
@@ -59,6 +59,7 @@ class Feed:
         self._config, self._settings = config, config.feeds[exchange]
         self._exchange = exchange
         self._adapter = cast(Adapter, exchanges.get(exchange))
+        self._parent = Parent()
         self._stopping = False
         self._disk = Disk()
         self._clock = Clock()
@@ -102,14 +103,19 @@ class Feed:
         publisher = context.socket(zmq.PUB)
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, 0)
-        try:
-            publisher.bind(endpoint)
-        except zmq.ZMQError as error:
-            publisher.close()
-            raise ConfigError(
-                f"{endpoint} cannot be bound ({error}): give another with --publish or feed.events"
-            ) from None
-        return publisher
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                publisher.bind(endpoint)
+                return publisher
+            except zmq.ZMQError as error:
+                used = error.errno == zmq.EADDRINUSE  # by an orphan of a killed supervisor, perhaps: it ends
+                if used and time.monotonic() < deadline and not self._stopping:
+                    time.sleep(TICK_S)
+                    continue
+                publisher.close()
+                message = f"{endpoint} cannot be bound ({error}): give another with --publish or feed.events"
+                raise (LockedError if used else ConfigError)(message) from None
 
     def _begin(self, directory: Path) -> None:
         """Open the journal, append `start`, and set up what works from then on."""
@@ -166,7 +172,6 @@ class Feed:
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        parent = Parent()
         selector = self._wires.selector
         selector.register(self._wake_in, selectors.EVENT_READ, None)
         due_tick = due_house = due_sync = 0.0
@@ -190,7 +195,7 @@ class Feed:
                 self._keeper.sync()
             if now >= due_house:
                 due_house = now + HOUSEKEEPING_S
-                if parent.is_gone():
+                if self._parent.is_gone():
                     log.warning("%s the supervisor is gone: stopping", self._exchange)
                     return
                 self._keep_house(now)
