@@ -52,7 +52,7 @@ class ConnectionLostError(Exception):
 
 
 def connect(url: str, timeout_s: float, context: ssl.SSLContext | None = None) -> websocket.WebSocket:
-    """Open a WebSocket; blocks. The exchange's certificate is checked, by `context` or the system's authorities.
+    """Open a WebSocket; blocks. `wss://` needs a `context`, which checks the exchange's certificate.
 
     Raises OSError or websocket.WebSocketException.
     """
@@ -61,7 +61,7 @@ def connect(url: str, timeout_s: float, context: ssl.SSLContext | None = None) -
         timeout=timeout_s,
         skip_utf8_validation=True,
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        sslopt={"context": BulkContext(context or ssl.create_default_context())},
+        sslopt={"context": BulkContext(context)} if context is not None else None,
     )
 
 

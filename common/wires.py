@@ -4,6 +4,7 @@ import logging
 import queue
 import random
 import selectors
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -55,6 +56,7 @@ class Wires:
         self._next_conn, self._next_request = first_conn, 1
         self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
         self._now = 0.0
+        self._tls = ssl.create_default_context() if self.url().startswith("wss:") else None
         self.paused = False  # no new connections: there is no room for what they would bring
 
     def url(self) -> str:
@@ -124,7 +126,7 @@ class Wires:
         self._wake()
 
     def _make(self) -> websocket.WebSocket:
-        return connect(self.url(), self._config.connect_timeout_s)
+        return connect(self.url(), self._config.connect_timeout_s, self._tls)
 
     def _take_over(self, now: float, shard: Shard, ws: websocket.WebSocket | None, error: str) -> None:
         if ws is None:
