@@ -50,6 +50,9 @@ log = logging.getLogger("feed")
 
 TICK_S = 0.05
 HOUSEKEEPING_S = 1.0
+INQUIRY_INTERVAL_S = 0.5  # between symbols that are asked for one by one: snapshots need most of the weight
+RETRY_MAX_S = 60.0
+BODY_LOGGED_BYTES = 200
 
 
 class Feed:
@@ -66,6 +69,8 @@ class Feed:
         self._normaliser = Normaliser(self._adapter)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._attempts: dict[Action, int] = {}
+        self._inquiries: dict[str, list[str]] = {}  # the symbols that a path asks about, until it is answered
+        self._failed_inquiries = 0
         self._told_full = False
 
     def stop(self) -> None:
@@ -156,7 +161,7 @@ class Feed:
         base = replaced(self._adapter.REST_URL, settings.rest_url)
         self._rest = RestClient(base, settings.rest_timeout_s, Budget(self._adapter.WEIGHT_PER_MIN), self._deliver)
         self._rest.start()
-        self._rest.ask(None, self._adapter.instruments_request(symbols))
+        self._inquire(symbols, 0.0)
         self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
         self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
         self._silence = Silence(settings.silence_s, time.monotonic())
@@ -274,7 +279,7 @@ class Feed:
         for action in actions:
             attempts = self._attempts.get(action, 0)
             self._attempts[action] = attempts + 1
-            delay = min(60.0, 0.25 * 2**attempts) * random.uniform(0.5, 1.0) if attempts else 0.0
+            delay = _pause_s(attempts) if attempts else 0.0
             self._rest.ask(action, self._adapter.request(action, self._settings.snapshot_depth), delay)
 
     def _deliver(self, answer: Answer) -> None:
@@ -292,7 +297,8 @@ class Feed:
         if answer.error is not None:
             head["error"] = answer.error
         if answer.status != 200:
-            log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or f"status {answer.status}")
+            said = f"status {answer.status} {answer.body[:BODY_LOGGED_BYTES].decode(errors='replace')!r}"
+            log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or said)
         channel, symbol = (answer.action.channel, answer.action.symbol) if answer.action else (None, None)
         self._recorder.record(
             self._stamp(),
@@ -307,12 +313,29 @@ class Feed:
         elif answer.action not in self._normaliser.actions:
             self._attempts.pop(answer.action, None)
 
+    def _inquire(self, symbols: list[str], delay_s: float) -> None:
+        """Ask the exchange what it says about symbols."""
+        request = self._adapter.instruments_request(symbols)
+        self._inquiries[request.path] = symbols
+        self._rest.ask(None, request, delay_s)
+
     def _check_symbols(self, answer: Answer) -> None:
-        if answer.status == 200:
-            known = self._adapter.trading_symbols(answer.body)
-            for symbol in self._settings.symbols:
-                if known.get(symbol) != "TRADING":
-                    log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, "not known"))
+        """Say which symbols do not trade. One that is not known there has all refused that it came with."""
+        symbols, status = self._inquiries.pop(answer.request.path), answer.status
+        if status in (0, 418, 429) or status >= 500:
+            self._failed_inquiries += 1
+            self._inquire(symbols, _pause_s(self._failed_inquiries))
+            return
+        self._failed_inquiries = 0
+        if status != 200 and len(symbols) > 1:
+            for index, symbol in enumerate(symbols):
+                self._inquire([symbol], index * INQUIRY_INTERVAL_S)
+            return
+        known = self._adapter.trading_symbols(answer.body) if status == 200 else {}
+        unknown = "not known" if status in (200, 400) else f"not told of (status {status})"
+        for symbol in symbols:
+            if known.get(symbol) != "TRADING":
+                log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, unknown))
 
     # -- room --------------------------------------------------------------------------------------------------
 
@@ -346,6 +369,11 @@ class Feed:
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_in.recv(4096)
+
+
+def _pause_s(attempts: int) -> float:
+    """How long to wait before a request that has failed so often is sent again."""
+    return min(RETRY_MAX_S, 0.25 * 2.0 ** min(attempts, 10)) * random.uniform(0.5, 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

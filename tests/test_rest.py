@@ -5,7 +5,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from common import rest as rest_module
 from common.events import Action, Request
 from common.rest import RETRY_AFTER_MAX_S, Answer, Budget, RestClient
+from tests.pipeline import Pipeline, until
 
 ACTION = Action("backfill", "trade", "BNBBTC", 5)
 
@@ -215,3 +216,19 @@ def test_whatever_goes_wrong_is_an_answer_and_the_thread_goes_on(exchange: Excha
     rest.ask(None, Request("/b", 1, {}))
     assert answers.get(timeout=5).status == 200
     rest.stop()
+
+
+def test_the_feed_names_each_symbol_that_is_not_known_there_however_often_it_must_ask(
+    make: Callable[..., Pipeline],
+) -> None:
+    """One unknown symbol made the exchange refuse the question about all, and a failure was never asked again."""
+    pipeline = make("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--seed", "7", symbols="BTCUSDT,NOSUCH,ETHUSDT,NOR")
+    pipeline.standin.fault(do="rest-fail", status=503, path="/api/v3/exchangeInfo", n=2)
+    pipeline.start("feed")
+    until(lambda: b" NOR is not known there" in pipeline.log.read_bytes(), "the last one is named")
+    pipeline.kill("feed")
+    said = pipeline.log.read_text()
+    assert said.count("status 503") == 2
+    assert said.count("NOSUCH is not known there") == 1
+    assert "BTCUSDT is" not in said and "ETHUSDT is" not in said
+    assert 'status 400 \'{"code":-1121,"msg":"Invalid symbol."}\'' in said
