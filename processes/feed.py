@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import os
 import queue
 import random
 import selectors
@@ -170,8 +171,12 @@ class Feed:
         """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
         self._rest.stop()
         self._wires.close_all("stopped")
-        self._recorder.retry()
-        self._keeper.close()
+        try:
+            self._recorder.retry()
+            self._keeper.close()
+        except OSError as error:
+            left = self._recorder.next - self._recorder.published - 1
+            log.error("%s %d records in memory are lost, no room for them: %s", self._exchange, left, error)
         log.info("%s stopped at %d", self._exchange, self._recorder.published)
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -222,6 +227,7 @@ class Feed:
             self._clock.step = 0
             self._recorder.record(self._stamp(), "clock", payload=payload)
             log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
+        self._keeper.check()
         self._keeper.trim()
         self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
@@ -386,4 +392,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a helper thread may still be in a connect or REST call: not to be torn down within OpenSSL
