@@ -89,9 +89,8 @@ def send_at_rate(peer: socket.socket | Tls, count: int, rate: float) -> None:
     """Each frame carries the time at which it was sent, in µs, as its trade time."""
     began = time.perf_counter()
     for i in range(count):
-        while (early := began + i / rate - time.perf_counter()) > 0:
-            if early > 0.0005:
-                time.sleep(early - 0.0003)
+        if (early := began + i / rate - time.perf_counter()) > 0:
+            time.sleep(early)  # and no spinning: the core is the others'
         now = time.time_ns() // 1000
         peer.sendall(frame((FRAME % (now, 3735683259 + i, now)).encode()))
 
