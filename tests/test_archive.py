@@ -20,7 +20,7 @@ import zmq
 
 from common import settings
 from common.config import Config
-from common.process import EXIT_CONFIG, EXIT_CRASH, EXIT_OK, ConfigError, LockedError, Parent, lock
+from common.process import EXIT_CONFIG, EXIT_OK, ConfigError
 from processes import archive
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,32 +249,6 @@ def test_archive_when_supervisord_is_killed_while_its_children_begin_then_they_e
     assert pipeline.stop() == EXIT_OK
 
 
-@pytest.mark.parametrize("told", ["pid", "file"])
-def test_parent_when_the_supervisor_was_gone_before_it_was_made_then_tells_and_no_lock_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
-) -> None:
-    def tell(pid: int) -> None:
-        path = tmp_path / "supervisord.pid"
-        path.write_text(f"{pid}\n")
-        monkeypatch.setenv("TRADE_ARCHIVIST_SUPERVISOR", str(pid) if told == "pid" else str(path))
-
-    tell(os.getppid())
-    assert not Parent().is_gone()
-    with lock(tmp_path / "lock", "a test"):
-        pass
-    tell(os.getpid())  # never our parent
-    assert Parent().is_gone()
-    with pytest.raises(LockedError, match="the supervisor is gone"), lock(tmp_path / "lock", "a test"):
-        pass
-
-
-def test_parent_when_the_pid_file_cannot_be_read_then_whoever_is_the_parent_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRADE_ARCHIVIST_SUPERVISOR", str(tmp_path / "none"))
-    assert not Parent().is_gone()
-
-
 def test_archive_when_one_runs_on_the_directory_then_a_second_is_told_so(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.start(subprocess.DEVNULL)
     pipeline.wait_until_running()
@@ -307,47 +281,6 @@ def test_archive_when_a_port_is_taken_then_says_which_and_starts_nothing(
         line = pipeline.refused()
     assert line.startswith(f"archive: {key}: 127.0.0.1:{pipeline.ports[name]} cannot be bound: ")
     assert not pipeline.storage.exists()
-
-
-@contextlib.contextmanager
-def a_feed(storage: Path, endpoint: str) -> Iterator[subprocess.Popen[str]]:
-    """A feed of an exchange that is not there."""
-    nobody = free_ports(1)[0]
-    options = [f"--storage={storage}", f"--ws-url=ws://127.0.0.1:{nobody}"]
-    command = [sys.executable, "-m", "processes.feed", "binance", *options, f"--rest-url=http://127.0.0.1:{nobody}"]
-    environ = os.environ | {"TRADE_ARCHIVIST_FEED__BINANCE__EVENTS": endpoint}
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def test_feed_when_its_port_becomes_free_soon_then_it_runs(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with a_feed(tmp_path, f"tcp://127.0.0.1:{taken.getsockname()[1]}") as feed:
-            eventually("the feed has its lock", (tmp_path / ".journal/binance/lock").exists)
-            taken.close()
-            assert feed.stderr is not None
-            assert re.search(r"binance run \d+ begins", feed.stderr.readline())
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "code"), [("tcp://127.0.0.1:taken", EXIT_CRASH), ("ipc:///proc/none/s", EXIT_CONFIG)]
-)
-def test_feed_when_it_cannot_bind_then_tells_whether_trying_again_may_help(
-    tmp_path: Path, endpoint: str, code: int
-) -> None:
-    """supervisord tries again after 1, the port is used, and not after 2, there is none such."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with a_feed(tmp_path, endpoint.replace("taken", str(taken.getsockname()[1]))) as feed:
-            _, told = feed.communicate(timeout=DEADLINE_S)
-    assert feed.returncode == code
-    assert re.fullmatch(r"feed: [^ ]+ cannot be bound \(.*\): give another with .*\n", told)
 
 
 def test_archive_when_the_storage_directory_cannot_be_made_then_says_so(pipeline: Pipeline) -> None:
