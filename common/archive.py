@@ -176,12 +176,12 @@ class ArchiveWriter:
         lines, _ = whole_lines(self._disk.read(path))
         return next((seq_of(line) for line in reversed(lines) if is_record(line)), 0)
 
-    def _open_files(self) -> None:
+    def _open_files(self, current: set[Path] | None = None) -> None:
         for symbol_dir in symbol_dirs(self._disk, self._directory):
-            self._open_symbol(symbol_dir)
+            self._open_symbol(symbol_dir, current)
 
-    def _open_symbol(self, symbol_dir: Path) -> None:
-        """Take up a symbol's `.open` files: the newest goes on, the others are full."""
+    def _open_symbol(self, symbol_dir: Path, current: set[Path] | None) -> None:
+        """Take up a symbol's `.open` files: the newest goes on (of the `current`, where given), the others are full."""
         found: list[OpenFile] = []
         for month in month_dirs(self._disk, symbol_dir):
             sealed = sealed_lines(self._disk, month)
@@ -196,11 +196,11 @@ class ArchiveWriter:
                     found.append(opened)
         self._new_dirs |= {path for opened in found for path in (opened.path.parent, symbol_dir, self._directory)}
         found.sort(key=lambda opened: opened.last)  # not by time: the clock may have been set back
-        for opened in found[:-1]:
+        if found and (current is None or found[-1].path in current):
+            self._files[_key(symbol_dir.name)] = found.pop()
+        for opened in found:
             opened.file.close()
             self.turned.append((opened.path, opened.last))
-        if found:
-            self._files[_key(symbol_dir.name)] = found[-1]
 
     def _take_up(self, path: Path) -> OpenFile | None:
         """Go on with a file, and remember what it holds beyond the position: it comes again."""
@@ -218,13 +218,10 @@ class ArchiveWriter:
         return OpenFile(path, self._disk.open(path), first.ts_recv, last, size, crc)
 
     def _cut(self, path: Path, keep: int) -> None:
-        """Set aside what a file holds beyond a number: it was not synced, or comes again. Raises RecordError."""
+        """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
         data = self._disk.read(path)
         size = len(data)
-        lines, torn = whole_lines(data)
-        for line in reversed(lines):
-            if torn or not is_record(line):
-                raise RecordError(f"{path} is damaged: restart the archiver, it sets the damage aside")
+        for line in reversed(whole_lines(data)[0]):
             if seq_of(line) <= keep:
                 break
             size -= len(line)
@@ -306,16 +303,23 @@ class ArchiveWriter:
         self._fsynced = min(self._fsynced, keep)
 
     def _take_back(self, keep: int) -> None:
-        """Set aside what the files hold beyond a number. When the disk is full, it can be done again."""
+        """Set aside what the files hold beyond a number. When the disk is full, it can be done again.
+
+        Raises RecordError where a file rotted meanwhile: the next start mends it, for it still knows what was synced.
+        """
+        for path in open_files(self._disk, self._directory):
+            if examine(self._disk, path, None, keep, None) is not None:
+                raise RecordError(f"{path} is damaged: restart the archiver, it sets the damage aside")
         self._write_archived(keep, durable=True)
         write_synced(self._disk, self._directory, {})
         for path in open_files(self._disk, self._directory):
             self._cut(path, keep)
+        current = {opened.path for opened in self._files.values()}  # any other may be under a sealing worker's hands
         self.close()
         self.turned.clear()
         self._held.clear()
         self.position = keep
-        self._open_files()
+        self._open_files(current)
 
     # -- flush and sync ------------------------------------------------------------------------------------------
 
