@@ -31,7 +31,7 @@ from tests.simulated_processes import ADAPTER, SimArchiver, SimFeed
 from tests.simulation import SECOND, World, small_steps
 from tests.truth import JOURNAL, STORAGE
 
-SCHEDULES = 2500
+SCHEDULES = 2000
 
 
 @pytest.fixture(autouse=True)

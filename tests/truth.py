@@ -13,7 +13,7 @@ from common.codec import decompress
 from common.exchanges import binance
 from common.journal import SUFFIX
 from common.normaliser import Normaliser
-from common.record import decode
+from common.record import decode, is_text
 from common.storage import ARCHIVED, MANIFEST, OPEN
 from tests.simulated_disk import File, Watcher
 
@@ -28,7 +28,7 @@ _SEQ = re.compile(rb'^\{"seq":(\d+),.*\}\n', re.MULTILINE)
 
 def numbers(data: bytes) -> list[int]:
     """The numbers of the whole records in some bytes."""
-    return [int(found[1]) for found in _SEQ.finditer(data) if b"\0" not in found[0]]
+    return [int(found[1]) for found in _SEQ.finditer(data) if is_text(found[0])]
 
 
 class Truth(Watcher):
