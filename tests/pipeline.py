@@ -199,8 +199,12 @@ def archive_files(exchange_dir: Path, symbol_dirs_: Iterable[Path] | None = None
 def archived(exchange_dir: Path, *symbols: str) -> list[Record]:
     """All records of an archive by `seq`, or those of some symbols with `_`."""
     dirs = [exchange_dir / name for name in (*symbols, NO_SYMBOL)] if symbols else None
-    records = [decode(line) for path in archive_files(exchange_dir, dirs) for line in lines(path)]
-    return sorted(records, key=lambda record: record.seq)
+    while True:
+        try:
+            records = [decode(line) for path in archive_files(exchange_dir, dirs) for line in lines(path)]
+        except FileNotFoundError:
+            continue  # sealed while it was read: look again
+        return sorted(records, key=lambda record: record.seq)
 
 
 def assert_dense(records: list[Record], exchange_dir: Path) -> None:

@@ -193,7 +193,7 @@ def test_sealing_killed_half_way_again_and_again_ends_with_every_file_sealed_onc
     kills = 0
     while not pipeline.standin.status()["ended"]:
         for pid in pipeline.sealing_pids():
-            time.sleep(random.uniform(0.0, 0.4))
+            time.sleep(random.uniform(0.0, 0.15))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 kills += 1
