@@ -13,7 +13,8 @@ from pathlib import Path
 
 from . import __version__
 from .codec import CodecError, MissingPackageError
-from .config import CHANNELS, FeedConfig
+from .config import FeedConfig
+from .events import CHANNELS
 from .process import EXIT_CONFIG, EXIT_OK, ConfigError
 
 EXIT_DAMAGED = 1

@@ -6,7 +6,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CHANNELS = ("trade", "agg_trade", "book", "quote", "ticker", "candle")
+from .events import CHANNELS
+
 CODECS = {"bz2": 9, "zstd": 22}
 """What archives can be compressed with, and the highest level of each."""
 

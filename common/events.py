@@ -9,8 +9,6 @@ a book level.
 
 from typing import Any, NamedTuple
 
-import orjson
-
 from .storage import encode_symbol
 
 CHANNELS = ("trade", "agg_trade", "book", "quote", "ticker", "candle")
@@ -80,7 +78,3 @@ def topic(exchange: str, channel: str, symbol: str | None) -> bytes:
 def body(message: bytes) -> bytes:
     """The JSON of a live message."""
     return message.partition(b" ")[2]
-
-
-def encode(event: Event) -> bytes:
-    return orjson.dumps(event)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from . import exchanges
 from .adapter import Adapter
-from .config import CHANNELS, CODECS
+from .config import CODECS
+from .events import CHANNELS
 
 ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
 """Numbers that may be 0; all others are above."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from . import exchanges as adapters
 from . import limits
-from .config import CHANNELS, CODECS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from .config import CODECS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from .events import CHANNELS
 from .process import SUPERVISOR_VARIABLE, ConfigError
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

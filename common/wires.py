@@ -111,9 +111,6 @@ class Wires:
         for connection, shard, link in list(self._open.values()):
             self._lost(connection, shard, link, ConnectionLostError(reason, 1000))
 
-    def status(self) -> dict[str, Any]:
-        return {"connections": {number: connection.url for number, (connection, _, _) in self._open.items()}}
-
     # -- connections -------------------------------------------------------------------------------------------
 
     def _connect(self, shard: Shard) -> None:

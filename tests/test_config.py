@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from common import exchanges, settings
-from common.config import CHANNELS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from common.config import ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from common.events import CHANNELS
 from common.exchanges import binance
 from common.process import EXIT_CONFIG, ConfigError
 
