@@ -94,6 +94,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
+        if self.path != "/kept":
+            self.send_header("Connection", "close")  # unannounced, the next request may meet the closing socket
         self.end_headers()
         with contextlib.suppress(OSError):  # who asked has had enough
             if self.path == "/slow":
@@ -102,7 +104,6 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.02)
             else:
                 self.wfile.write(body if self.path != "/short" else body[:-1])
-        self.close_connection = self.path != "/kept"
 
     def log_message(self, *_: object) -> None:
         pass
