@@ -1,8 +1,9 @@
-"""From the exchange's socket to a SUB socket: how long a frame takes, at a steady rate.
+"""From the exchange's socket to a SUB socket: how long a frame takes, at a steady rate; the plain loop beside it.
 
     python -m benchmarks.latency [--rates 200,5000] [--seconds 10] [--tls]
 
-Each frame carries the time at which it was sent; the subscriber subtracts. Journal, records and events are on.
+Each frame carries the time at which it was sent; the subscriber subtracts. Journal, records and events are on. The
+plain loop (that of feed_speed) does nothing but receive, decode and publish: what it takes, the machine takes.
 """
 
 import argparse
@@ -20,8 +21,11 @@ import zmq
 from benchmarks.feed_speed import certificate
 from benchmarks.ports import free_port
 
+KINDS = {"plain loop": {}, "feed": {}, "feed, busy_poll": {"TRADE_ARCHIVIST_FEED__BINANCE__BUSY_POLL": "true"}}
 
-def delays_us(rate: int, seconds: float, tls: bool) -> list[int]:
+
+def delays_us(kind: str, rate: int, seconds: float, tls: bool) -> list[int]:
+    """Sorted delays in µs."""
     count = int(rate * seconds)
     with tempfile.TemporaryDirectory() as directory:
         port, events = free_port(), f"127.0.0.1:{free_port()}"
@@ -30,11 +34,16 @@ def delays_us(rate: int, seconds: float, tls: bool) -> list[int]:
         children = [subprocess.Popen(exchange, stdout=subprocess.PIPE)]
         assert children[0].stdout is not None
         children[0].stdout.readline()
-        feed = [sys.executable, "-m", "processes.feed", "binance", "--storage", directory, "--symbols", "BTCUSDT"]
-        feed += ["--channels", "trade", "--publish", events, "--log-level", "ERROR"]
-        feed += ["--ws-url", f"{'wss' if tls else 'ws'}://127.0.0.1:{port}"]
-        feed += ["--rest-url", f"http://127.0.0.1:{free_port()}"]
-        children.append(subprocess.Popen(feed, env={**os.environ, "SSL_CERT_FILE": f"{directory}/ca.pem"}))
+        url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}"
+        if kind == "plain loop":
+            call = f"plain_loop('{url}/', 'tcp://{events}')"
+            command = [sys.executable, "-c", f"from benchmarks.feed_speed import plain_loop; {call}"]
+        else:
+            command = [sys.executable, "-m", "processes.feed", "binance", "--storage", directory]
+            command += ["--symbols", "BTCUSDT", "--channels", "trade", "--publish", events, "--log-level", "ERROR"]
+            command += ["--ws-url", url, "--rest-url", f"http://127.0.0.1:{free_port()}"]
+        environ = {**os.environ, **KINDS[kind], "SSL_CERT_FILE": f"{directory}/ca.pem"}
+        children.append(subprocess.Popen(command, env=environ))
         try:
             return receive(f"tcp://{events}", count)
         finally:
@@ -53,7 +62,9 @@ def receive(endpoint: str, count: int) -> list[int]:
     for _ in range(count):
         message = subscriber.recv()
         now = time.time_ns()
-        found.append((now - orjson.loads(message.partition(b" ")[2])["ts_event"]) // 1000)
+        event = orjson.loads(message.partition(b" ")[2])
+        sent = event["ts_event"] if "ts_event" in event else event["T"] * 1000
+        found.append((now - sent) // 1000)
     subscriber.close(0)
     return sorted(found)
 
@@ -65,9 +76,12 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     args = parser.parse_args()
     for rate in map(int, args.rates.split(",")):
-        found = delays_us(rate, args.seconds, args.tls)
-        median, p99, worst = found[len(found) // 2], found[len(found) * 99 // 100], found[-1]
-        print(f"{rate:6,} msg/s: median {median / 1000:.3f} ms, p99 {p99 / 1000:.3f} ms, max {worst / 1000:.3f} ms")
+        for kind in KINDS:
+            found = delays_us(kind, rate, args.seconds, args.tls)
+            median, p99, worst = (found[at] / 1000 for at in (len(found) // 2, len(found) * 99 // 100, -1))
+            print(
+                f"{rate:6,} msg/s {kind:16}: median {median:.3f} ms, p99 {p99:.3f} ms, max {worst:.3f} ms", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class FeedConfig:
     """The journal's bound in memory while the disk is full."""
     fsync_interval_s: float = 1.0
     """Seconds of records that a power loss may take."""
+    busy_poll: bool = False
+    """Never sleep between two frames: less latency, for a whole core."""
     checkpoint_s: int = 600
     """Seconds between two checkpoints of one symbol."""
     heartbeat_interval_s: float = 1.0

@@ -27,7 +27,7 @@ def checked(key: str, value: object, kind: Any) -> object:
     """The value with the type of its key (`feed.binance.symbols`) and within its range. Raises ValueError."""
     table, _, name = key.rpartition(".")
     typed = _typed(value, kind)
-    if isinstance(typed, int | float):
+    if isinstance(typed, int | float) and not isinstance(typed, bool):
         _check_number(name, typed)
     if name in CHECKS:
         CHECKS[name](typed)
@@ -50,7 +50,7 @@ def _check_with(adapter: Adapter, name: str, value: Any) -> None:
 
 def _typed(value: object, kind: Any) -> object:
     """The value as the type of its key. Raises ValueError."""
-    if kind is int and type(value) is int:
+    if kind in (int, bool) and type(value) is kind:
         return value
     if kind is float and type(value) in (int, float):
         return float(value)  # type: ignore[arg-type]  # mypy does not follow `type(value) in`
@@ -61,9 +61,8 @@ def _typed(value: object, kind: Any) -> object:
     if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
         _check_list(value)
         return tuple(value)
-    wanted = {int: "an integer", float: "a number", str: "a text", Path: "a path, as a text"}.get(
-        kind, "a list of texts"
-    )
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path, as a text"}
+    wanted = names.get(kind, "a list of texts")
     raise ValueError(f"{value!r} is not {wanted}")
 
 

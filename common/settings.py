@@ -177,6 +177,8 @@ def _parsed(text: str, kind: Any) -> object:
             return kind(text)
         except ValueError:
             return text
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
     return text
 
 

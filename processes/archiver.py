@@ -120,9 +120,12 @@ class ExchangeArchiver:
         except OSError as error:
             self._stalled_until = time.monotonic() + RETRY_S
             log.error("%s cannot write: %s; trying again, the journal keeps what comes", self.exchange, error)
-        except (ReusedNumberError, RecordError) as error:
+        except ReusedNumberError as error:
             self.failed = True
             log.error("%s stopped: %s; see that one feed alone writes this journal, then restart", self.exchange, error)
+        except RecordError:
+            self.failed = True  # nothing more is written: the next start mends what rotted
+            raise
 
     def _report(self, text: str) -> None:
         log.warning("%s %s", self.exchange, text)

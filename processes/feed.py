@@ -187,7 +187,7 @@ class Feed:
         due_tick = due_house = due_sync = 0.0
         while not self._stopping:
             now = time.monotonic()
-            ready = selector.select(max(0.0, min(due_tick - now, TICK_S)))
+            ready = selector.select(0 if self._settings.busy_poll else max(0.0, min(due_tick - now, TICK_S)))
             now = time.monotonic()
             connections = [key.data for key, _ in ready if isinstance(key.data, Connection)]
             if len(connections) < len(ready):

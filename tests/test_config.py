@@ -54,6 +54,8 @@ def test_load_when_every_layer_sets_a_key_then_the_later_one_wins(tmp_path: Path
     from_file = load(path, {})
     from_environ = load(path, {}, variables)
     from_options = load(path, {"--symbols": "D, E", "--codec": "bz2"}, variables)
+    busy = load(path, {}, {"TRADE_ARCHIVIST_FEED__BINANCE__BUSY_POLL": "true"})
+    assert busy.feeds["binance"].busy_poll and not from_file.feeds["binance"].busy_poll
     assert (from_file.feeds["binance"].symbols, from_file.archive.level) == (("A",), 3)
     assert (from_environ.feeds["binance"].symbols, from_environ.archive.level) == (("B", "C"), 4)
     assert (from_options.feeds["binance"].symbols, from_options.archive.codec) == (("D", "E"), "bz2")
@@ -76,6 +78,7 @@ def test_load_when_every_layer_sets_a_key_then_the_later_one_wins(tmp_path: Path
         ("[archive]\nrotate_s = '60'", "archive.rotate_s: '60' is not an integer"),
         ("[archive]\nsync_interval_s = 'x'", "archive.sync_interval_s: 'x' is not a number"),
         ("[feed.binance]\nsymbols = 'A,B'", "feed.binance.symbols: 'A,B' is not a list of texts"),
+        ("[feed.binance]\nbusy_poll = 1", "feed.binance.busy_poll: 1 is not true or false"),
         ("[feed.binance]\nsymbols = [1]", "feed.binance.symbols: [1] is not a list of texts"),
         ("[archive]\nstorage = 5", "archive.storage: 5 is not a path"),
         ("[archive]\ncodec", "not TOML"),
