@@ -106,6 +106,20 @@ class HistoryConfig:
 
 
 @dataclass(frozen=True)
+class CurveConfig:
+    """Keys of every TCP socket that is bound, and whose may connect: `[curve]`. `trade-archivist keys` makes them."""
+
+    secret_key: Path = Path()
+    """The server's .key_secret file; empty: no keys, and only loopback addresses are bound."""
+    allowed: Path = Path()
+    """Directory of the public keys (NAME.key) of the clients that may connect, read at each connection."""
+
+    @property
+    def is_set(self) -> bool:
+        return self.secret_key != Path()
+
+
+@dataclass(frozen=True)
 class StandinConfig:
     """The stand-in exchange that `processes.archive` starts beside the pipeline: `[standin]`."""
 
@@ -122,6 +136,7 @@ class Config:
     feeds: dict[str, FeedConfig] = field(default_factory=dict)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     standin: StandinConfig = field(default_factory=StandinConfig)
+    curve: CurveConfig = field(default_factory=CurveConfig)
 
     @property
     def listen(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from . import exchanges
+from . import curve, exchanges
 from .adapter import Adapter
 from .config import CODECS
 from .events import CHANNELS
@@ -18,6 +18,11 @@ ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
 
 SECONDS_MAX = 7 * 86_400
 """The longest of all times: what is longer was meant in another unit, and no socket takes it."""
+
+PUBLIC_NEEDS_KEYS = (
+    "is open to other machines, which needs CURVE keys: run trade-archivist keys and set curve.secret_key, "
+    "or take 127.0.0.1"
+)
 
 FRAME_BYTES_MIN = 65_536
 """Below it the frames of a busy market would be refused."""
@@ -91,19 +96,26 @@ def _check_number(name: str, value: float) -> None:
 
 
 def host_port(address: str) -> tuple[str, int]:
-    """Take HOST:PORT apart. Only this machine's own addresses are taken. Raises ValueError."""
+    """Take HOST:PORT apart. Raises ValueError."""
     host, _, digits = address.rpartition(":")
     if not host or ":" in host or not digits.isascii() or not digits.isdigit() or not 0 < int(digits) < 65536:
         raise ValueError(f"{address!r} is not HOST:PORT (for example 127.0.0.1:9000)")
-    try:
-        is_loopback = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ValueError(
-            f"{host!r} is not a loopback address, and a public one needs CURVE keys (not yet): take 127.0.0.1"
-        )
+    if host != "localhost":
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(
+                f"{host!r} is not an address: take 127.0.0.1 (this machine), 0.0.0.0 (all networks) or the IPv4 of one"
+            ) from None
     return host, int(digits)
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether an endpoint can be reached from this machine only."""
+    if not endpoint.startswith("tcp://"):
+        return True
+    host, _ = host_port(endpoint.removeprefix("tcp://"))
+    return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
 
 
 def _check_address(address: str) -> None:
@@ -147,6 +159,11 @@ def _check_port(port: int) -> None:
         raise ValueError(f"{port} is not a port: 0 to 65535")
 
 
+def _check_allowed(path: Path) -> None:
+    if path != Path() and not path.is_dir():
+        raise ValueError(f"{path} is not a directory that is there: trade-archivist keys makes one")
+
+
 def _check_frame_bytes(size: int) -> None:
     if size < FRAME_BYTES_MIN:
         raise ValueError(f"{size} is too small for a frame: {FRAME_BYTES_MIN} or more are needed")
@@ -170,6 +187,8 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "port": _check_port,
     "storage": _check_path,
     "journal": lambda path: _check_path(path) if path != Path() else None,
+    "secret_key": lambda path: curve.load(path) if path != Path() else None,
+    "allowed": _check_allowed,
     "max_frame_bytes": _check_frame_bytes,
 }
 """The range of a key's value, by the key's name."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from . import exchanges as adapters
 from . import limits
-from .config import CODECS, ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from .config import CODECS, ArchiveConfig, Config, CurveConfig, FeedConfig, HistoryConfig, StandinConfig
 from .events import CHANNELS
 from .process import SUPERVISOR_VARIABLE, ConfigError
 
@@ -96,6 +96,7 @@ def load(path: Path | None, exchanges: Sequence[str], options: Mapping[str, str]
         feeds={name: _record(FeedConfig, f"feed.{name}", values) for name in names},
         history=_record(HistoryConfig, "history", values),
         standin=_record(StandinConfig, "standin", values),
+        curve=_record(CurveConfig, "curve", values),
     )
     _check_together(config, settings)
     return config
@@ -114,6 +115,7 @@ def _record(record: Callable[..., R], table: str, settings: Mapping[str, Setting
 def _kinds() -> dict[str, Any]:
     """The type of every key that exists."""
     tables: dict[str, type] = {"archive": ArchiveConfig, "history": HistoryConfig, "standin": StandinConfig}
+    tables["curve"] = CurveConfig
     tables |= {f"feed.{name}": FeedConfig for name in adapters.names()}
     return {f"{table}.{key}": kind for table, record in tables.items() for key, kind in get_type_hints(record).items()}
 
@@ -237,8 +239,12 @@ def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
         if feed.journal_max_bytes < feed.journal_segment_bytes:
             message = f"journal_max_bytes {feed.journal_max_bytes} is below journal_segment_bytes"
             raise refuse(message, f"feed.{name}.journal_max_bytes", f"feed.{name}.journal_segment_bytes")
+    if config.curve.is_set and config.curve.allowed == Path():
+        raise refuse("is empty: name the directory of the allowed clients' public keys", "curve.allowed")
     used: dict[str, str] = {}
     for key, endpoint in bound(config).items():
+        if not config.curve.is_set and not limits.is_local(endpoint):
+            raise refuse(f"{endpoint.removeprefix('tcp://')} {limits.PUBLIC_NEEDS_KEYS}", key)
         if endpoint in used:
             raise refuse(f"{endpoint} is that of {used[endpoint]} too", key, used[endpoint])
         used[endpoint] = key

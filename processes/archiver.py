@@ -29,6 +29,7 @@ from common import exchanges
 from common.adapter import Adapter, version
 from common.archive import ArchiveWriter, ReusedNumberError
 from common.config import ArchiveConfig, Config
+from common.curve import own_client
 from common.disk import Disk
 from common.events import HEARTBEAT, topic
 from common.intake import Intake
@@ -160,7 +161,9 @@ class Archiver:
                 stack.callback(subscriber.close, linger=0)
                 subscriber.set(zmq.RCVHWM, BATCHES_A_TURN)
                 subscriber.subscribe(f"{exchange}/")
-                subscriber.connect(self._config.records_endpoint(exchange))
+                endpoint = self._config.records_endpoint(exchange)
+                own_client(subscriber, endpoint, self._config.curve)
+                subscriber.connect(endpoint)
                 poller.register(subscriber, zmq.POLLIN)
                 sockets[subscriber] = ExchangeArchiver(self._config, exchange)
             for archiver in sockets.values():

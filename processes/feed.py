@@ -33,6 +33,7 @@ from common.begin import owed, record_start
 from common.clock import Clock
 from common.config import Config
 from common.connection import Connection
+from common.curve import Gate
 from common.disk import Disk
 from common.events import HEARTBEAT, Action, topic
 from common.journal import Journal, JournalError
@@ -98,6 +99,7 @@ class Feed:
 
     def _bind(self, stack: contextlib.ExitStack) -> None:
         context = stack.enter_context(zmq.Context())
+        self._gate = stack.enter_context(Gate(context, self._config.curve))
         self._events = self._publisher(context, self._settings.events, self._settings.events_high_water)
         stack.callback(self._events.close)
         records = self._config.records_endpoint(self._exchange)
@@ -109,6 +111,7 @@ class Feed:
         publisher = context.socket(zmq.PUB)
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, 0)
+        self._gate.secure(publisher, endpoint)
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import exchanges, settings
-from common.config import ArchiveConfig, Config, FeedConfig, HistoryConfig, StandinConfig
+from common.config import ArchiveConfig, Config, CurveConfig, FeedConfig, HistoryConfig, StandinConfig
 from common.events import CHANNELS
 from common.exchanges import binance
 from common.process import EXIT_CONFIG, ConfigError
@@ -107,12 +107,18 @@ def test_load_when_a_file_has_an_unknown_key_or_wrong_type_then_it_is_refused(
         ("[feed.binance]\nsymbols = ['']", "feed.binance.symbols: '' is not a name"),
         ("[feed.binance]\nevents = '127.0.0.1:9001'", "feed.binance.events: '127.0.0.1:9001' is not tcp://"),
         ("[feed.binance]\nevents = 'tcp://127.0.0.1:x'", "feed.binance.events: '127.0.0.1:x' is not HOST:PORT"),
-        ("[feed.binance]\nevents = 'tcp://*:9001'", "feed.binance.events: '*' is not a loopback address"),
+        ("[feed.binance]\nevents = 'tcp://*:9001'", "feed.binance.events: '*' is not an address"),
+        ("[feed.binance]\nevents = 'tcp://eth0:9001'", "feed.binance.events: 'eth0' is not an address"),
+        ("[feed.binance]\nevents = 'tcp://10.0.0.1:9001'", "feed.binance.events: 10.0.0.1:9001 is open to other"),
+        ("[feed.binance]\nrecords = 'tcp://10.0.0.1:9001'", "feed.binance.records: 10.0.0.1:9001 is open to other"),
         ("[feed.binance]\nws_url = 'http://a'", "feed.binance.ws_url: 'http://a' is not ws://HOST:PORT"),
         ("[feed.binance]\nrest_url = 'http://a/api'", "feed.binance.rest_url: 'http://a/api' has a path"),
         ("[history]\nlisten = '127.0.0.1'", "history.listen: '127.0.0.1' is not HOST:PORT"),
         ("[history]\nlisten = '127.0.0.1:70000'", "history.listen: '127.0.0.1:70000' is not HOST:PORT"),
-        ("[history]\nlisten = '0.0.0.0:9000'", "history.listen: '0.0.0.0' is not a loopback address"),
+        ("[history]\nlisten = '0.0.0.0:9000'", "0.0.0.0:9000 is open to other machines, which needs CURVE keys"),
+        ("[curve]\nsecret_key = 'none'", "curve.secret_key: none: No such file or directory: make keys with trade-"),
+        ("[curve]\nsecret_key = 'setup.cfg'", "curve.secret_key: setup.cfg may be read by others: run chmod 600"),
+        ("[curve]\nallowed = 'none'", "curve.allowed: none is not a directory that is there"),
         ("[history]\nlisten = '127.0.0.1:9001'", "tcp://127.0.0.1:9001 is that of history.listen too"),
         ("[standin]\nport = 70000", "standin.port: 70000 is not a port"),
         ("[archive]\ncodec = 'gzip'", "archive.codec: 'gzip' is not one of bz2, zstd"),
@@ -279,7 +285,7 @@ def test_example_files_have_a_comment_above_each_key(path: Path) -> None:
     assert [lines[number] for number in keys if not lines[number - 1].startswith("# ")] == []
 
 
-@pytest.mark.parametrize("record", [FeedConfig, ArchiveConfig, HistoryConfig, StandinConfig])
+@pytest.mark.parametrize("record", [FeedConfig, ArchiveConfig, HistoryConfig, StandinConfig, CurveConfig])
 def test_every_key_has_a_description_below_it(record: type) -> None:
     (definition,) = ast.parse(inspect.getsource(record)).body
     assert isinstance(definition, ast.ClassDef)
