@@ -121,6 +121,10 @@ class Normaliser:
             topic.take_other(conn, update)
         return self._finish() if self._out else ()
 
+    def begin(self, subscribed: Collection[str]) -> None:
+        """Begin in the middle of a run, of which that much is known: frames that name other symbols give nothing."""
+        self._subscribed = frozenset(subscribed)
+
     def hole(self, first: int) -> None:
         """Records before `first` are lost (as the archive's manifest says): what they would have told is unknown."""
         self._start, self._subscribed = first - 1, None
@@ -342,16 +346,8 @@ class Normaliser:
     # -- events ------------------------------------------------------------------------------------------------
 
     def _emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
-        event = {
-            "exchange": self._exchange,
-            "channel": topic.channel,
-            "symbol": state.name,
-            "seq": self._seq,
-            "prev": topic.last,
-            "ts_event": ts_event,
-            "ts_recv": self._ts,
-            **fields,
-        }
+        numbers = {"seq": self._seq, "prev": topic.last, "ts_event": ts_event, "ts_recv": self._ts}
+        event = {"exchange": self._exchange, "channel": topic.channel, "symbol": state.name, **numbers, **fields}
         self._out.append((topic, event))
 
     def _open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> Gap:
@@ -374,8 +370,10 @@ class Normaliser:
         self._emit(state, state.gaps, None, fields)
 
     def _finish(self) -> list[Published]:
-        """Number the parts of the record's events, topic by topic."""
+        """Number the parts of the record's events, topic by topic, in the topics' order: live as in any slice."""
         out, self._out = self._out, []
+        if len(out) > 1:
+            out.sort(key=lambda item: item[0].prefix)
         counts: dict[bytes, int] = {}
         for topic, event in out:
             event["part"] = counts.get(topic.prefix, 0)

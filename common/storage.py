@@ -135,10 +135,10 @@ def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
 
 def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
     """The newest manifest line of each sealed file, by its stem. What is no such line is for `verify` to tell."""
-    return {line["name"]: line for line in read_manifest(disk, month) if _is_sealed_line(line)}
+    return {line["name"]: line for line in read_manifest(disk, month) if is_sealed_line(line)}
 
 
-def _is_sealed_line(line: dict[str, Any]) -> bool:
+def is_sealed_line(line: dict[str, Any]) -> bool:
     texts = all(isinstance(line.get(key), str) for key in ("name", "file", "codec"))
     seq, blocks = line.get("seq"), line.get("blocks")
     return texts and isinstance(blocks, list) and isinstance(seq, list) and len(seq) == 2 and type(seq[1]) is int

@@ -82,7 +82,7 @@ class Wire:
 class Log:
     """Makes `records`, and with each the messages that the live normaliser gave."""
 
-    def __init__(self, seed: int, steps: int = 200, *, repeats: bool = True) -> None:
+    def __init__(self, seed: int, steps: int = 200, *, repeats: bool = True, step_ns: int = 1) -> None:
         self.random = Random(seed)
         self.lines: list[bytes] = []
         self.records: list[Record] = []
@@ -92,7 +92,7 @@ class Log:
         self._wires: list[Wire] = []
         self._actions: list[Action] = []
         self._seq, self._ts, self._conn = 1000, T0, 0
-        self._repeats = repeats
+        self._repeats, self._step_ns = repeats, step_ns
         self._subscribed: tuple[str, ...] = SYMBOLS
         self._start()
         acts = [
@@ -153,7 +153,7 @@ class Log:
     # -- the feed --------------------------------------------------------------------------------------------------
 
     def _record(self, kind: str, *, place: tuple[str | None, str | None] = (None, None), **more: Any) -> None:
-        self._seq, self._ts = self._seq + 1, self._ts + self.random.randrange(3)
+        self._seq, self._ts = self._seq + 1, self._ts + self.random.randrange(3) * self._step_ns
         channel, symbol = place if place[1] in self._subscribed else (None, None)
         self.lines.append(encode(self._seq, self._ts, kind, channel=channel, symbol=symbol, **more))
         record = decode(self.lines[-1])

@@ -124,17 +124,17 @@ def test_an_answer_to_a_later_hole_does_not_pass_for_the_first_ones() -> None:
     assert run.rest(Action("backfill", "trade", "AAA", 2), 500, {}) == []
     assert run.actions() == [Action("backfill", "trade", "AAA", 2)] * 2
     first = run.rest(Action("backfill", "trade", "AAA", 2), 200, rest_trades(2, 3, 4))
-    assert told(first) == [("2",), ("3",), ("backfilled", "sequence")]
-    assert [event.get("late") for event in first] == [True, True, None]
+    assert told(first) == [("backfilled", "sequence"), ("2",), ("3",)]
+    assert [event.get("late") for event in first] == [None, True, True]
     (second,) = run.actions()
-    assert told(run.rest(second, 200, rest_trades(5, 6, 7))) == [("5",), ("6",), ("backfilled", "sequence")]
+    assert told(run.rest(second, 200, rest_trades(5, 6, 7))) == [("backfilled", "sequence"), ("5",), ("6",)]
     assert run.actions() == []
 
 
 def test_ids_that_the_exchange_leaves_out_are_passed_over_once_it_says_so() -> None:
     run = Run()
     assert told(run.trades(1, 1, 9)) == [("1",), ("open", "sequence"), ("9",)]
-    assert told(run.rest(run.actions()[0], 200, rest_trades(4, 9))) == [("4",), ("backfilled", "sequence")]
+    assert told(run.rest(run.actions()[0], 200, rest_trades(4, 9))) == [("backfilled", "sequence"), ("4",)]
 
 
 def test_a_hole_of_more_than_one_answer_is_asked_for_on_and_on() -> None:
@@ -153,7 +153,7 @@ def test_a_book_that_breaks_while_a_gap_is_open_tells_more_of_that_gap() -> None
     (silent,) = run.take("gap", channel="book", symbol="AAA", payload=b'{"state":"open","reason":"silent"}')
     (broken,) = run.frame(1, delta_frame("AAA", 8, 9, {}))
     assert (broken["gap"], broken["state"], broken["first_id"], broken["last_id"]) == (silent["gap"], "open", "6", "7")
-    closed, _ = run.rest(run.actions()[0], 200, {"lastUpdateId": 9, "bids": [], "asks": []})
+    _, closed = run.rest(run.actions()[0], 200, {"lastUpdateId": 9, "bids": [], "asks": []})
     assert (closed["gap"], closed["state"]) == (silent["gap"], "closed")
 
 
@@ -222,7 +222,7 @@ def test_a_restart_is_a_gap_from_the_last_frame_that_ends_with_what_lies_between
     opened, trade = run.trades(1, 8)
     assert (opened["gap"], opened["reason"], opened["ts_from"]) == (1, "restart", 7)
     assert (opened["first_id"], opened["last_id"], trade["id"]) == ("6", "7", "8")
-    *late, ended = run.rest(run.actions()[0], 200, rest_trades(6, 7, 8))
+    ended, *late = run.rest(run.actions()[0], 200, rest_trades(6, 7, 8))
     assert [event["id"] for event in late] == ["6", "7"] and (ended["gap"], ended["state"]) == (1, "backfilled")
 
 
@@ -252,6 +252,6 @@ def test_several_holes_in_one_record_are_one_gap_that_ends_with_the_last_of_them
     run = Run()
     run.trades(1, 1)
     run.trades(2, 3, 5)
-    assert told(run.take("close", conn=1)) == [("open", "sequence"), ("3",), ("open", "sequence"), ("5",)]
+    assert told(run.take("close", conn=1)) == [("open", "sequence"), ("open", "sequence"), ("3",), ("5",)]
     assert told(run.rest(run.actions()[0], 200, rest_trades(2, 3))) == [("2",)]
-    assert told(run.rest(run.actions()[0], 200, rest_trades(4, 5))) == [("4",), ("backfilled", "sequence")]
+    assert told(run.rest(run.actions()[0], 200, rest_trades(4, 5))) == [("backfilled", "sequence"), ("4",)]

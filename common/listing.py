@@ -1,0 +1,204 @@
+"""Which files an exchange's archive has, and what each covers. What was read once is kept until it changes on disk.
+
+Manifests of years are long: their lines are kept without their blocks, which are read where they are needed. A file
+that is being written has no manifest line; its blocks are found by reading it, each time only what is new.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .blocks import describe
+from .codec import CodecError
+from .disk import Disk
+from .record import seq_of
+from .storage import MANIFEST, NO_SYMBOL, OPEN, encode_symbol, is_sealed_line, month_dirs
+
+OPEN_BLOCK_BYTES = 1024 * 1024
+SETTLED_NS = 2 * 10**9
+"""What changed so long ago cannot change again with the same time of change: file systems count it in ticks."""
+
+_BLOCKS = b',"blocks":'
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """One file of a symbol: its first and last number, and the least and greatest `ts_recv` (ns) in it.
+
+    `manifest` is its line without the blocks, None while the file is being written.
+    """
+
+    path: Path
+    seq: tuple[int, int]
+    ts_recv: tuple[int, int]
+    manifest: dict[str, Any] | None
+    place: tuple[Path, int, int] | tuple[()] = ()  # where the blocks stand in which manifest
+    open_blocks: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def first(self) -> int:
+        return self.seq[0]
+
+    @property
+    def blocks(self) -> tuple[dict[str, Any], ...]:
+        """As in the manifest: `offset`, `bytes`, `crc32` (sealed), `seq`, `ts_recv`, `checkpoints`."""
+        return _sealed_blocks(*self.place) if self.place else self.open_blocks
+
+
+@lru_cache(maxsize=64)
+def _sealed_blocks(manifest: Path, offset: int, size: int) -> tuple[dict[str, Any], ...]:
+    with manifest.open("rb") as file:
+        file.seek(offset)
+        return tuple(orjson.loads(file.read(size))["blocks"])
+
+
+@dataclass
+class _Month:
+    """What is known of one month of one symbol."""
+
+    names_stamp: Any = None
+    names: list[str] = field(default_factory=list)
+    manifest_stamp: Any = None
+    sealed: dict[str, ArchiveFile] = field(default_factory=dict)
+    holes: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Listing:
+    """The files of one exchange's directory. Not for several threads."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk, self._directory = disk, directory
+        self._months: dict[Path, _Month] = {}
+        self._open: dict[Path, OpenIndex] = {}
+
+    def files(self, symbol: str | None) -> list[ArchiveFile]:
+        """A symbol's files (None: those of no symbol) by their numbers. A file is sealed from its manifest line on."""
+        directory = self._directory / (NO_SYMBOL if symbol is None else encode_symbol(symbol))
+        found = [file for path in month_dirs(self._disk, directory) for file in self._month_files(path)]
+        return sorted(found, key=lambda file: file.seq)
+
+    def _month_files(self, path: Path) -> list[ArchiveFile]:
+        month = self._months.setdefault(path, _Month())
+        while True:
+            names = self._open_names(path, month)
+            self._read_manifest(path, month)  # after the names: what is gone from them stands here
+            try:
+                being_written = [self._open_file(path / name) for name in names if self._stem(name) not in month.sealed]
+            except FileNotFoundError:  # sealed between the manifest and now
+                month.names_stamp = month.manifest_stamp = None
+                continue
+            return [*month.sealed.values(), *filter(None, being_written)]
+
+    def holes(self) -> list[tuple[int, int]]:
+        """The ranges of numbers that the manifests name as lost, sorted."""
+        found = []
+        for path in month_dirs(self._disk, self._directory / NO_SYMBOL):
+            month = self._months.setdefault(path, _Month())
+            self._read_manifest(path, month)
+            found += month.holes
+        return sorted(found)
+
+    def _open_names(self, path: Path, month: _Month) -> list[str]:
+        stamp = self._stamp(path)
+        if stamp is None or stamp != month.names_stamp:
+            month.names = [name for name in self._disk.names(path) if name.endswith(OPEN)]
+            month.names_stamp = stamp
+            for known in [known for known in self._open if known.parent == path and known.name not in month.names]:
+                del self._open[known]
+        return month.names
+
+    def _read_manifest(self, path: Path, month: _Month) -> None:
+        try:
+            stamp = self._stamp(path / MANIFEST)
+            if stamp is not None and stamp == month.manifest_stamp:
+                return
+            data = self._disk.read(path / MANIFEST)
+        except FileNotFoundError:
+            return
+        month.sealed, month.holes, month.manifest_stamp = {}, [], stamp
+        offset = 0
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._take_line(path, month, line, offset)
+            offset += len(line)
+
+    def _take_line(self, path: Path, month: _Month, line: bytes, offset: int) -> None:
+        try:
+            cut = line.find(_BLOCKS)
+            head = orjson.loads(line[:cut] + _BLOCKS + b"[]}" if cut > 0 else line)
+            if is_sealed_line(head):
+                seq, ts_recv, place = tuple(head["seq"]), tuple(head["ts_recv"]), (path / MANIFEST, offset, len(line))
+                del head["blocks"]
+                month.sealed[head["name"]] = ArchiveFile(path / head["file"], seq, ts_recv, head, place)
+            elif "hole" in head:
+                month.holes.append((head["hole"][0], head["hole"][1]))
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            return  # `verify` names it
+
+    def _open_file(self, path: Path) -> ArchiveFile | None:
+        """A file that is being written, as far as it is now; None where nothing is in it. Raises FileNotFoundError."""
+        index = self._open.setdefault(path, OpenIndex(self._disk, path))
+        index.extend()
+        blocks = tuple(index.blocks)
+        if not blocks:
+            return None
+        ts_recv = min(block["ts_recv"][0] for block in blocks), max(block["ts_recv"][1] for block in blocks)
+        return ArchiveFile(path, (blocks[0]["seq"][0], blocks[-1]["seq"][1]), ts_recv, None, (), blocks)
+
+    @staticmethod
+    def _stem(name: str) -> str:
+        return name.removesuffix(OPEN)
+
+    def _stamp(self, path: Path) -> tuple[int, int] | None:
+        """What tells whether something changed; None where that cannot be told yet. Raises FileNotFoundError."""
+        changed = self._disk.mtime_ns(path)
+        return (changed, self._disk.size(path)) if changed < time.time_ns() - SETTLED_NS else None
+
+
+class OpenIndex:
+    """The blocks of a file that is being written: each of about a MiB of whole lines."""
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self.blocks: list[dict[str, Any]] = []
+        self._disk, self._path = disk, path
+
+    def extend(self) -> None:
+        """Find what was appended. Raises FileNotFoundError, CodecError."""
+        size = self._disk.size(self._path)
+        end = self.blocks[-1]["offset"] + self.blocks[-1]["bytes"] if self.blocks else 0
+        if size == end:
+            return
+        if size < end or not self._begins_as_before():
+            self.blocks.clear()  # cut, or another file of this name
+        if self.blocks and self.blocks[-1]["bytes"] < OPEN_BLOCK_BYTES:
+            self.blocks.pop()  # it has grown
+        for offset, raw in self._pieces(self.blocks[-1]["offset"] + self.blocks[-1]["bytes"] if self.blocks else 0):
+            try:
+                self.blocks.append({"offset": offset, "bytes": len(raw), **describe(raw)})
+            except ValueError as error:
+                message = f"{self._path} offset {offset}: {error}: restart the archiver, it sets the damage aside"
+                raise CodecError(message) from None
+
+    def _begins_as_before(self) -> bool:
+        """Whether the last block is where it was."""
+        if not self.blocks:
+            return True
+        block = self.blocks[-1]
+        head = self._disk.read(self._path, block["offset"], 40)
+        return head.startswith(b'{"seq":') and b"," in head and seq_of(head) == block["seq"][0]
+
+    def _pieces(self, offset: int) -> Iterator[tuple[int, bytes]]:
+        """Whole lines from a place on; what is being written right now is left out."""
+        size = OPEN_BLOCK_BYTES
+        while data := self._disk.read(self._path, offset, size):
+            if end := data.rfind(b"\n") + 1:
+                yield offset, data[:end]
+                offset, size = offset + end, OPEN_BLOCK_BYTES
+            elif len(data) < size:
+                return
+            else:
+                size *= 2  # a line longer than that

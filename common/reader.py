@@ -1,0 +1,319 @@
+"""Reading an archive: the records of some symbols from any number on, in order, and the events that they give.
+
+It never writes, and hinders nobody: a file that is sealed or removed under its hands is looked for again. Numbers are
+`seq`; ranges are above `after`, up to and with `to`.
+"""
+
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from errno import ENOENT
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from .adapter import Adapter, version
+from .blocks import place_of
+from .codec import CodecError, decompress
+from .disk import Disk
+from .events import GAP, topic
+from .listing import ArchiveFile, Listing
+from .normaliser import Normaliser
+from .process import boot_id
+from .record import decode, seq_of
+from .storage import NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
+
+JOINED_LINES = 1000
+AHEAD = max(2, os.cpu_count() or 1)
+"""Blocks that are decompressed at the same time."""
+
+
+class Reader:
+    """One exchange's archive. Not for several threads."""
+
+    def __init__(self, storage: Path, adapter: Adapter, disk: Disk | None = None) -> None:
+        self._disk, self._directory, self._adapter = disk or Disk(), storage / adapter.NAME, adapter
+        self._listing = Listing(self._disk, self._directory)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def complete(self) -> int:
+        """The number up to which everything is there. Read it before the files."""
+        return read_archived(self._disk, self._directory).trusted(boot_id())
+
+    def symbols(self) -> list[str]:
+        return [decode_symbol(path.name) for path in symbol_dirs(self._disk, self._directory) if path.name != NO_SYMBOL]
+
+    def files(self, symbol: str | None) -> list[ArchiveFile]:
+        """A symbol's files (None: those of no symbol), by their numbers."""
+        return self._listing.files(symbol)
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def raw(self, symbols: Sequence[str], after: int, to: int) -> Iterator[bytes]:
+        """The record lines of some symbols and of no symbol, merged: pieces of whole lines.
+
+        Raises CodecError with file and offset where a block is corrupt.
+        """
+        if len(symbols) == 1:
+            yield from _spliced(self._pieces(symbols[0], after, to), self._pieces(None, after, to))
+            return
+        lines = self.merged(symbols, after, to)
+        while some := list(islice(lines, JOINED_LINES)):
+            yield b"\n".join(some) + b"\n"
+
+    def merged(self, symbols: Sequence[str], after: int, to: int) -> Iterator[bytes]:
+        """The same, line by line, without their `\\n`."""
+        if len(symbols) == 1:
+            for piece in self.raw(symbols, after, to):
+                yield from piece[:-1].split(b"\n")
+        else:
+            yield from _merged([self.lines(symbol, after, to) for symbol in (None, *symbols)])
+
+    def lines(self, symbol: str | None, after: int, to: int) -> Iterator[bytes]:
+        """The record lines of one symbol (None: of no symbol), without their `\\n`, in order."""
+        for piece in self._pieces(symbol, after, to):
+            yield from piece[:-1].split(b"\n")
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def messages(
+        self, symbols: Sequence[str], after: int, to: int, channels: Iterable[str] | None = None
+    ) -> Iterator[tuple[int, list[bytes]]]:
+        """The live messages of some symbols, with the number of the record that gave them.
+
+        With `channels`, only theirs; gaps come with any channel.
+        """
+        wanted = None
+        if channels is not None:
+            wanted = {topic(self._adapter.NAME, each, one) for each in (*channels, GAP) for one in symbols}
+        normaliser = Normaliser(self._adapter, symbols)
+        for seq, line in self._replayed(normaliser, symbols, after, to):
+            work = normaliser.work(line)
+            if work is None:
+                continue
+            found = normaliser.messages(work)
+            if found and seq > after:
+                if wanted is not None:
+                    found = [message for message in found if message[: message.index(b" ") + 1] in wanted]
+                if found:
+                    yield seq, found
+            normaliser.actions.clear()
+
+    def normaliser(self, symbol: str, after: int, channel: str | None = None) -> Normaliser:
+        """The state after a record. With `channel`, that of this channel alone is to be looked at."""
+        normaliser = Normaliser(self._adapter, [symbol])
+        other = b'"kind":"in","channel":"'
+        mine = other + (channel or "").encode() + b'"'
+        for _, line in self._replayed(normaliser, [symbol], after, after):
+            if channel is not None and line.find(other, 0, 96) > 0 and line.find(mine, 0, 128) < 0:
+                continue
+            if (work := normaliser.work(line)) is not None:
+                normaliser.messages(work)
+            normaliser.actions.clear()
+        return normaliser
+
+    def begin(self, symbol: str, after: int) -> int:
+        """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
+        start = self._start(after)
+        if symbol not in self._subscribed(start):
+            return after + 1
+        return max(next(self._checkpoints(symbol, after), 0), start)
+
+    def _replayed(
+        self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """The lines from where `normaliser` can know its symbols; it is told of the holes on the way."""
+        start = self._start(after)
+        subscribed = self._subscribed(start)
+        known = [symbol for symbol in symbols if symbol in subscribed]
+        begins = [max(next(self._checkpoints(symbol, after), 0), start) for symbol in known]
+        first = min(begins, default=after + 1)
+        normaliser.begin(subscribed)
+        holes = deque(hole for hole in self._listing.holes() if hole[1] >= first)
+        for line in self.merged(symbols, first - 1, to):
+            seq = seq_of(line)
+            while holes and holes[0][1] < seq:
+                normaliser.hole(holes.popleft()[1] + 1)
+            yield seq, line
+
+    def _subscribed(self, start: int) -> list[str]:
+        """The symbols of the run that a `start` begins; all where none was seen."""
+        line = next(self.lines(None, start - 1, start), None)
+        if line is None:
+            return self.symbols()
+        subscriptions = orjson.loads(decode(line).payload or b"{}").get("subscriptions", {})
+        return list(subscriptions.get("symbols", ()))
+
+    def _start(self, upto: int) -> int:
+        """The number of the last `start` up to a number; checkpoints of no symbol name their run."""
+        checkpoint = next(self._checkpoints(None, upto, any_version=True), 0)
+        start = 0
+        for line in self.lines(None, max(checkpoint - 1, 0), upto):
+            record = decode(line)
+            if record.kind == "start":
+                start = record.seq
+            elif record.seq == checkpoint:
+                start = int(orjson.loads(record.payload or b"{}").get("run", 0))
+        return start
+
+    def _checkpoints(self, symbol: str | None, upto: int, *, any_version: bool = False) -> Iterator[int]:
+        """A symbol's checkpoints of this normaliser's version, from the last one up to a number backwards."""
+        wanted = b'"data":{"normaliser":"%b"' % version(self._adapter).encode()
+        for file in reversed([file for file in self.files(symbol) if file.first <= upto]):
+            for block in reversed([block for block in file.blocks if "checkpoints" in block]):
+                for seq in reversed([seq for seq in block["checkpoints"] if seq <= upto]):
+                    line = next(self.lines(symbol, seq - 1, seq), b"")
+                    if any_version or line.find(wanted, 0, 512) > 0:
+                        yield seq
+
+    # -- times -----------------------------------------------------------------------------------------------------
+
+    def range(self, symbols: Sequence[str], start_ns: int, end_ns: int) -> tuple[int, int]:
+        """A range (after, to) that holds every record of some symbols, and of no symbol, received in [start, end).
+
+        At its ends there may be some that were not: their `ts_recv` tells. Where there are none, after == to.
+        """
+        afters, tos = [], []
+        for symbol in (None, *symbols):
+            files = self.files(symbol)
+            if (block := _first_since(files, start_ns)) is not None:
+                afters.append(block["seq"][0] - 1)
+            if (block := _last_before(files, end_ns)) is not None:
+                tos.append(block["seq"][1])
+        after = min(afters, default=self.complete())
+        return after, max(after, max(tos, default=after))
+
+    def seq_at(self, ts_ns: int, symbols: Sequence[str] | None = None) -> int:
+        """The first number received at or after a time (of some symbols, and of none); complete + 1: none yet."""
+        found = [self.complete() + 1]
+        for symbol in (None, *(self.symbols() if symbols is None else symbols)):
+            block = _first_since(self.files(symbol), ts_ns)
+            if block is not None:
+                lines = self.lines(symbol, block["seq"][0] - 1, block["seq"][1])
+                found.append(next(seq_of(line) for line in lines if decode(line).ts_recv >= ts_ns))
+        return min(found)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _pieces(self, symbol: str | None, after: int, to: int) -> Iterator[bytes]:
+        """Whole lines of one symbol, a block or the part of it that is asked for at a time."""
+        gone: Path | None = None
+        while True:
+            try:
+                for raw, block in self._blocks(symbol, after, to):
+                    begin = place_of(raw, after) if block["seq"][0] <= after else 0
+                    end = place_of(raw, to) if block["seq"][1] > to else len(raw)
+                    after = min(block["seq"][1], to)
+                    if begin < end:
+                        yield raw[begin:end]
+                return
+            except FileNotFoundError as error:  # sealed meanwhile: the manifest knows it now
+                missing = Path(error.filename)
+                if missing == gone:
+                    raise CodecError(f"{missing} offset 0: the file is gone: restore it from a copy") from None
+                gone = missing
+
+    def _blocks(self, symbol: str | None, after: int, to: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """The blocks that overlap a range, read and proven; the next ones are decompressed meanwhile."""
+        ahead: deque[tuple[Future[bytes], dict[str, Any]]] = deque()
+        for file in self.files(symbol):
+            if file.seq[1] <= after or file.seq[0] > to:
+                continue
+            for block in file.blocks:
+                if block["seq"][1] <= after or block["seq"][0] > to:
+                    continue
+                data = self._disk.read(file.path, block["offset"], block["bytes"])
+                if file.manifest is None:
+                    while ahead:
+                        yield _done(ahead)
+                    yield _whole(file.path, data, block), block
+                    continue
+                if crc32(data) != block["crc32"]:
+                    place = f"{file.path} offset {block['offset']}"
+                    mend = "restore it from a copy; `trade-archivist verify` proves it"
+                    raise CodecError(f"{place}: wrong checksum: {mend}")
+                ahead.append((self._begin(data, file.manifest["codec"]), block))
+                if len(ahead) > AHEAD:
+                    yield _done(ahead)
+        while ahead:
+            yield _done(ahead)
+
+    def _begin(self, data: bytes, codec: str) -> "Future[bytes]":
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(AHEAD, "blocks")
+        return self._pool.submit(decompress, data, codec)
+
+
+class _Cursor:
+    """Where a merge stands in a stream of pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self.raw, self.place = b"", 0
+        self.next_piece()
+
+    def next_piece(self) -> None:
+        self.raw, self.place = next(self._pieces, b""), 0
+
+    @property
+    def first(self) -> int:
+        return seq_of(self.raw[self.place : self.place + 40])
+
+    @property
+    def last(self) -> int:
+        return seq_of(self.raw[self.raw.rfind(b"\n", 0, -1) + 1 :][:40])
+
+
+def _spliced(many: Iterator[bytes], few: Iterator[bytes]) -> Iterator[bytes]:
+    """Two streams of pieces merged by numbers: pieces are cut only where the other stream has something in between."""
+    one, other = _Cursor(many), _Cursor(few)
+    while one.raw and other.raw:
+        if one.first > other.first:
+            one, other = other, one
+        limit = other.first
+        end = len(one.raw) if one.last < limit else place_of(one.raw, limit)
+        yield one.raw[one.place : end] if one.place or end < len(one.raw) else one.raw
+        one.place = end
+        if end == len(one.raw):
+            one.next_piece()
+    for rest in (one, other):
+        while rest.raw:
+            yield rest.raw[rest.place :] if rest.place else rest.raw
+            rest.next_piece()
+
+
+def _merged(streams: list[Iterator[bytes]]) -> Iterator[bytes]:
+    return heapq.merge(*streams, key=seq_of)
+
+
+def _done(ahead: "deque[tuple[Future[bytes], dict[str, Any]]]") -> tuple[bytes, dict[str, Any]]:
+    future, block = ahead.popleft()
+    return future.result(), block
+
+
+def _whole(path: Path, data: bytes, block: dict[str, Any]) -> bytes:
+    """A block of a file that is being written, if it is still what it was. Raises FileNotFoundError: look again."""
+    if len(data) < block["bytes"] or seq_of(data[:40]) != block["seq"][0]:
+        raise FileNotFoundError(ENOENT, "was cut", str(path))
+    return data
+
+
+def _first_since(files: Sequence[ArchiveFile], ts_ns: int) -> dict[str, Any] | None:
+    """The first block that holds something received at or after a time."""
+    for file in files:
+        if file.ts_recv[1] >= ts_ns:
+            return next((block for block in file.blocks if block["ts_recv"][1] >= ts_ns), None)
+    return None
+
+
+def _last_before(files: Sequence[ArchiveFile], ts_ns: int) -> dict[str, Any] | None:
+    """The last block that holds something received before a time."""
+    for file in reversed(files):
+        if file.ts_recv[0] < ts_ns:
+            return next((block for block in reversed(file.blocks) if block["ts_recv"][0] < ts_ns), None)
+    return None

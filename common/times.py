@@ -1,0 +1,37 @@
+"""Times as people write them, to ns since the epoch."""
+
+import re
+from datetime import UTC, datetime
+
+_RELATIVE = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9, "w": 604_800 * 10**9}
+
+
+def parse_time(value: object, now_ns: int) -> int:
+    """ns as an integer; ISO 8601 (UTC where no zone is given), as text or datetime; or relative to now, as `-2h`.
+
+    Raises ValueError with a sentence that says what is understood.
+    """
+    if isinstance(value, datetime):
+        return _datetime_ns(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if value == "now":
+            return now_ns
+        if match := _RELATIVE.fullmatch(value):
+            return now_ns - int(float(match[1]) * _UNITS_NS[match[2]])
+        if value.isdigit():
+            return int(value)
+        try:
+            return _datetime_ns(datetime.fromisoformat(value))
+        except ValueError:
+            pass
+    raise ValueError(f"not a time: {value!r}: give ns since the epoch, ISO 8601 (2024-08-08T23:50) or -2h, -10m, now")
+
+
+def _datetime_ns(time: datetime) -> int:
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    whole = time.replace(microsecond=0)
+    return int(whole.timestamp()) * 10**9 + time.microsecond * 1000

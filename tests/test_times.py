@@ -1,0 +1,37 @@
+"""Times as people write them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from common.times import parse_time
+
+NOW = 1_723_161_253_937_085_768
+
+
+@pytest.mark.parametrize(
+    ("written", "ns"),
+    [
+        (5, 5),
+        (str(NOW), NOW),
+        ("now", NOW),
+        ("-2h", NOW - 7200 * 10**9),
+        ("-1.5s", NOW - 15 * 10**8),
+        ("-250ms", NOW - 250 * 10**6),
+        ("2024-08-08", 1_723_075_200 * 10**9),
+        ("2024-08-08T23:50", 1_723_161_000 * 10**9),
+        ("2024-08-08T23:50:00.000001Z", 1_723_161_000 * 10**9 + 1000),
+        ("2024-08-09T01:50+02:00", 1_723_161_000 * 10**9),
+        (datetime(2024, 8, 8, 23, 50), 1_723_161_000 * 10**9),
+        (datetime(2024, 8, 8, 23, 50, 0, 999_999, UTC), 1_723_161_000 * 10**9 + 999_999_000),
+        (datetime(2024, 8, 9, 1, 50, tzinfo=timezone(timedelta(hours=2))), 1_723_161_000 * 10**9),
+    ],
+)
+def test_a_time_is_read_exactly(written: object, ns: int) -> None:
+    assert parse_time(written, NOW) == ns
+
+
+@pytest.mark.parametrize("written", ["", "yesterday", "2h", "-2y", "2024-13-01", None, True, 1.5, [], "1e9"])
+def test_what_is_no_time_is_refused_with_the_ways_to_write_one(written: object) -> None:
+    with pytest.raises(ValueError, match="ns since the epoch, ISO 8601"):
+        parse_time(written, NOW)
