@@ -311,7 +311,7 @@ def test_write_conf_when_a_path_would_begin_a_comment_then_it_is_refused(tmp_pat
 
 
 def test_deployment_when_started_from_anywhere_then_runs_beside_its_file_and_stops_cleanly(tmp_path: Path) -> None:
-    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here, elsewhere = tmp_path / "he re", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()
     for name in ("common", "processes", "conf", "supervisord.conf", ".venv"):
