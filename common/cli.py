@@ -1,6 +1,6 @@
 """The command `trade-archivist`: what researchers do with an archive, and with a feed.
 
-    trade-archivist verify | cat | normalise | symbols | follow
+    trade-archivist verify | cat | normalise | symbols | follow | keys
 
 Exit codes: 0 done (of `verify`: whole), 1 damaged, 2 could not run. Errors are one sentence on stderr.
 """
@@ -64,6 +64,16 @@ examples:
   trade-archivist follow binance BTCUSDT --channels trade --count 10 --events tcp://127.0.0.1:9011
 """
 
+_KEYS = """\
+Servers that other machines reach need keys (CURVE: encrypted, and only known clients get in). The first call makes the
+server's pair too; each further one, with another --name, one more client's. Nothing is overwritten.
+
+  DIR/server.key               the server's public key: clients need it
+  DIR/server.key_secret        stays with the server
+  DIR/allowed/NAME.key         clients that may connect
+  DIR/clients/NAME.key_secret  belongs on the client's machine
+"""
+
 
 def words(text: str) -> list[str]:
     """`a,b` as a list."""
@@ -117,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
     symbols.add_argument("--storage", type=Path, required=True, metavar="DIR", help="the storage directory")
     symbols.add_argument("--json", action="store_true", help="one JSON object")
     _add_follow(command("follow", "print live events", _FOLLOW))
+    keys = command("keys", "make key pairs for a server and a client", _KEYS)
+    keys.add_argument("directory", nargs="?", type=Path, default=Path("keys"), metavar="DIR", help="default: keys")
+    keys.add_argument("--name", default="client", help="the client's name, that of its files (client)")
     return main_parser
 
 
@@ -159,6 +172,10 @@ def _run(args: argparse.Namespace) -> int:
         from .cli_live import follow
 
         return follow(args.exchange, args.symbols, args.channels, args.events, args.count)
+    if args.command == "keys":
+        from .cli_keys import keys
+
+        return keys(args.directory, args.name)
     if args.command in ("verify", "symbols"):
         from . import cli_storage
 

@@ -34,8 +34,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DOMAIN = b"trade-archivist"
 _SILENT_S = 60.0  # one sort of refused client is told once in so long: they try again ten times a second
 _SORTS_MAX = 100
+_JOIN_S = 5.0
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-_REASONS = {
+_REASONS: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it came without keys",
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "it has another server's public key, or not the secret of its own",
 }
@@ -163,13 +164,14 @@ class Gate:
     """Lets clients into the servers' TCP sockets of one context; with no keys configured it stays open.
 
     The allow-list is read at each connection: a key that is removed connects no more, but stays connected. The
-    server's own key is allowed too, for processes with the same configuration. A socket is closed before its gate.
+    server's own key is allowed too, for processes with the same configuration.
     """
 
     def __init__(self, context: Context, config: CurveConfig) -> None:
         self._pair = load(config.secret_key) if config.is_set else None
         self._allowed = config.allowed
         self._told = _Told()
+        self._watched: list[tuple[Socket, threading.Thread]] = []
         if self._pair is not None:
             from zmq.auth.thread import ThreadAuthenticator  # asyncio and more: only who needs it pays
 
@@ -193,7 +195,9 @@ class Gate:
         socket.zap_domain = _DOMAIN
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, and without an authenticator, every key would do
         monitor = socket.get_monitor_socket(_REFUSALS | zmq.EVENT_MONITOR_STOPPED)
-        threading.Thread(target=self._watch, args=(monitor, endpoint), name="curve", daemon=True).start()
+        thread = threading.Thread(target=self._watch, args=(monitor, endpoint), name="curve", daemon=True)
+        thread.start()
+        self._watched.append((socket, thread))
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a client's key is allowed. Called in the authenticator's thread, which an error would end."""
@@ -207,6 +211,11 @@ class Gate:
         return False
 
     def close(self) -> None:
+        """Before the context ends, and after its sockets: what is open still takes no client any more."""
+        for socket, thread in self._watched:
+            if not socket.closed:
+                socket.disable_monitor()
+            thread.join(_JOIN_S)
         if self._pair is not None:
             self._authenticator.stop()
 
