@@ -35,6 +35,10 @@ class Adapter(Protocol):
     def parse_rest(self, url: str, body: bytes) -> Snapshot | list[Update] | None: ...
 
 
+FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+"""What a mistake in an exchange's file, or in the normaliser, raises: it costs that record's events, no more."""
+
+
 def version(adapter: Adapter) -> str:
     """The normaliser's version as it stands in `start` records, checkpoints and manifests: `binance/1`."""
     return f"{adapter.NAME}/{adapter.VERSION}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from .adapter import Adapter, version
+from .adapter import FAULTS, Adapter, version
 from .events import CHANNELS, GAP, Action, Event, Snapshot, Update
 from .record import Record, decode
 from .topic import Gap, Missing, SymbolState, Topic
@@ -54,7 +54,7 @@ class Normaliser:
             try:
                 for prefix, event in record(work) if isinstance(work, Record) else update(*work):
                     out.append(prefix + dumps(event))
-            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            except FAULTS as error:
                 self.errors[f"{type(error).__name__}: {error}"] += 1
                 self._out = []
         return out
