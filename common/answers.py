@@ -1,0 +1,182 @@
+"""Answers to what history is asked: one request frame in, a header and payload frames out. No sockets.
+
+    [request, JSON]  →  [header, JSON][payload]…      what each op answers: ARCHITECTURE.md, History
+
+The server's workers use it, and a client that reads a directory by itself. It keeps no state but caches, writes
+nothing, and never raises: what goes wrong is a header with an `error`, never something that looks like data.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from . import exchanges as adapters
+from . import requests
+from .adapter import Adapter, version
+from .codec import CodecError, MissingPackageError
+from .disk import Disk
+from .errors import ArchivistError
+from .pages import Header, Pages
+from .reader import Reader
+from .record import RecordError
+from .requests import Request, refusal
+from .runs import ts_event_of
+from .storage import read_archived
+
+log = logging.getLogger("history")
+
+Answer = tuple[Header, list[bytes]]
+
+
+class Exchange:
+    """What is asked of one exchange's archive. Its readers keep what they know of the files."""
+
+    def __init__(self, storage: Path, adapter: Adapter) -> None:
+        self.adapter, self.directory = adapter, storage / adapter.NAME
+        self.reader = Reader(storage, adapter)
+        self.pages = Pages(self.reader, adapter, lambda symbols, start, end, complete: complete)
+
+
+class Answers:
+    """Answers out of one storage directory. Not for several threads.
+
+    `endpoints` are where each exchange's live events are published, as (endpoint, public key or None); `page_bytes`
+    is the most that one reply may hold; `about` is what `status` says of the server itself.
+    """
+
+    def __init__(
+        self,
+        storage: Path,
+        endpoints: Mapping[str, tuple[str, str | None]] | None = None,
+        *,
+        about: Mapping[str, Any] | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.page_bytes = requests.PAGE_BYTES_MAX
+        self._storage, self._endpoints, self._about, self._clock = storage, dict(endpoints or {}), about or {}, clock
+        self._exchanges: dict[str, Exchange] = {}
+
+    def answer(self, frame: bytes) -> list[bytes]:
+        """The frames of the reply: a header, then what it announces."""
+        request_id, op = None, None
+        try:
+            document = requests.read(frame)
+            request_id, op = requests.identity(document)
+            header, payload = self._answer(requests.parse(document, self._clock()))
+        except ArchivistError as error:
+            return _failed(request_id, op, error.code, str(error))
+        except MissingPackageError as error:
+            return _failed(request_id, op, "internal", f"the server lacks a package: {error}")
+        except (CodecError, RecordError) as error:
+            return _failed(request_id, op, "corrupt", str(error))
+        except OSError as error:
+            return _failed(request_id, op, "internal", f"the archive cannot be read: {error}")
+        except Exception as error:
+            log.exception("request failed: %r", frame[:500])
+            return _failed(
+                request_id, op, "internal", f"a fault of ours, {type(error).__name__}: the server's log has it"
+            )
+        return [orjson.dumps({"id": request_id, "op": op, **header}), *payload]
+
+    def _answer(self, request: Request) -> Answer:
+        if isinstance(request, requests.Exchanges):
+            return {"exchanges": [self._about_exchange(name) for name in self._names()]}, []
+        if isinstance(request, requests.Status):
+            return self._status(), []
+        exchange = self._exchange(request.exchange)
+        complete = exchange.reader.complete()  # before the files
+        header, payload = self._answer_of(exchange, request, complete)
+        return {"complete_to": complete, **header}, payload
+
+    def _answer_of(self, exchange: Exchange, request: Request, complete: int) -> Answer:
+        if isinstance(request, requests.Symbols):
+            return {"symbols": exchange.reader.symbols()}, []
+        if isinstance(request, requests.Instruments):
+            _check_symbols(exchange, request.symbols or ())
+            return {"instruments": []}, []  # until feeds record them
+        if isinstance(request, requests.Book):
+            _check_symbols(exchange, (request.symbol,))
+            return _book(exchange, request, complete)
+        if isinstance(request, requests.Slice):
+            _check_symbols(exchange, request.symbols)
+            return exchange.pages.page(request, complete, min(request.max_bytes, self.page_bytes))
+        raise refusal("unknown_op", "not yet")
+
+    # -- the catalogue -----------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        """The exchanges that are recorded here, or are going to be."""
+        return [name for name in adapters.names() if name in self._endpoints or (self._storage / name).is_dir()]
+
+    def _exchange(self, name: str) -> Exchange:
+        if name not in self._exchanges:
+            names = self._names()
+            if name not in names:
+                known = ", ".join(names) or "none yet"
+                raise refusal("unknown_exchange", f"no archive of exchange {name[:64]!r} here: there are {known}")
+            self._exchanges[name] = Exchange(self._storage, cast(Adapter, adapters.get(name)))
+        return self._exchanges[name]
+
+    def _about_exchange(self, name: str) -> Header:
+        exchange = self._exchange(name)
+        events, key = self._endpoints.get(name, (None, None))
+        return {
+            "name": name,
+            "events": events,
+            "events_key": key,
+            "complete": exchange.reader.complete(),
+            "normaliser": version(exchange.adapter),
+        }
+
+    def _status(self) -> Header:
+        processes = {}
+        for name in self._names():
+            archived = read_archived(Disk(), self._storage / name)
+            processes[name] = {
+                **archived.processes, "complete": archived.complete, "fsynced": archived.fsynced
+            }  # fmt: skip
+        return {"processes": processes, "history": dict(self._about)}
+
+
+def _failed(request_id: Any, op: Any, code: str, message: str) -> list[bytes]:
+    return [orjson.dumps({"id": request_id, "op": op, "error": {"code": code, "message": message}})]
+
+
+def _check_symbols(exchange: Exchange, symbols: tuple[str, ...]) -> None:
+    """A symbol is one of those that there are, never a path."""
+    known = frozenset(exchange.reader.symbols()) if symbols else frozenset()
+    for symbol in symbols:
+        if symbol not in known:
+            hint = requests.hint(symbol, sorted(known))
+            message = f"no records of symbol {requests.shown(symbol)} here{hint}: `symbols` names all that there are"
+            raise refusal("unknown_symbol", message)
+
+
+def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
+    """The book after the last record received up to a moment."""
+    reader, symbol = exchange.reader, request.symbol
+    at = complete if request.at is None else min(reader.seq_at(request.at + 1, [symbol]) - 1, complete)
+    state = reader.normaliser(symbol, at, "book").symbols.get(symbol)
+    of_topic = state.channels.get("book") if state is not None else None
+    if state is None or of_topic is None or not state.sync.synced:
+        message = f"no book of {symbol} is in step at record {at}: `coverage` says when there is one"
+        raise refusal("no_book", message)
+    bids, asks = state.sync.book.top(request.depth)
+    header = {
+        "seq": of_topic.last,
+        "ts_recv": of_topic.ts,
+        "ts_event": _ts_event(exchange, symbol, of_topic.last),
+        "last_id": str(state.sync.id),
+    }
+    return header, [orjson.dumps({"bids": bids, "asks": asks})]
+
+
+def _ts_event(exchange: Exchange, symbol: str, seq: int) -> int | None:
+    """`ts_event` of the last book event of a record."""
+    for _, found in exchange.reader.messages([symbol], seq - 1, seq, ["book"]):
+        return ts_event_of(found[-1])
+    return None

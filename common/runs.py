@@ -1,0 +1,220 @@
+"""A slice's way through the archive: events or records from a number on, that can be left at any page's end.
+
+Both fill a page: `fill(limit)` takes what fits, at least one record, and remembers what did not.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from .adapter import Adapter
+from .events import GAP, body, topic
+from .normaliser import Normaliser
+from .reader import Reader
+from .record import seq_of
+from .requests import Slice
+
+RECORDS_MAX = 150_000
+"""Records that one page looks at: about a second of work, also where nothing of it is asked for."""
+
+_TS_RECV = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+)')
+_ALL_TS_RECV = re.compile(rb"^\{\"seq\":\d+,\"ts_recv\":(\d+)", re.MULTILINE)
+_TS_EVENT = b',"ts_event":'
+
+Times = tuple[int, int]
+"""From (inclusive) and to (exclusive), ns."""
+
+
+@dataclass
+class Filled:
+    """One page. `at` is the number of the last record in it, looked at or passed over."""
+
+    payload: list[bytes]
+    at: int
+    events: int
+    records: int
+    is_done: bool
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def ts_recv_of(line: bytes) -> int:
+    """`ts_recv` of a record line, without decoding it."""
+    match = _TS_RECV.match(line)
+    return int(match[1]) if match else 0
+
+
+def ts_event_of(message: bytes) -> int | None:
+    """`ts_event` of a live message, without decoding it."""
+    begin = message.index(_TS_EVENT) + len(_TS_EVENT)
+    digits = message[begin : message.index(b",", begin)]
+    return None if digits == b"null" else int(digits)
+
+
+@dataclass
+class Row:
+    """A record: its number, its events, and whether it was received within the times asked."""
+
+    seq: int
+    events: list[bytes]
+    counts: bool
+
+
+class EventRun:
+    """The events of some channels above `after`. With `snapshot`, the books before them come first."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        adapter: Adapter,
+        request: Slice,
+        after: int,
+        to: int,
+        times: Times | None,
+        *,
+        snapshot: bool,
+    ) -> None:
+        self._reader, self._adapter, self._symbols = reader, adapter, request.symbols
+        self._after, self._times, self._by_event = after, times, times is not None and request.by == "ts_event"
+        self._wanted = {topic(adapter.NAME, each, one) for each in (*request.channels, GAP) for one in request.symbols}
+        self._normaliser = Normaliser(adapter, request.symbols)
+        self._lines = reader.replayed(self._normaliser, request.symbols, after, to)
+        self._snapshot = snapshot
+        self._rows = self._all_rows()
+        self._held: Row | None = None
+
+    def fill(self, limit: int) -> Filled:
+        lines: list[bytes] = []
+        at, left, looked_at = self._after, limit, 0
+        records = 0
+        while (row := self._held or next(self._rows, None)) is not None:
+            size = sum(map(len, row.events)) + len(row.events)
+            if (size > left and left < limit) or looked_at == RECORDS_MAX:
+                self._held, self._after = row, at
+                return Filled([_joined(lines)], at, len(lines), records, False)
+            self._held = None
+            at, left, looked_at = row.seq, left - size, looked_at + 1
+            lines += row.events
+            records += row.counts
+        return Filled([_joined(lines)], at, len(lines), records, True)
+
+    def _all_rows(self) -> Iterator[Row]:
+        for seq, line in self._lines:
+            if seq <= self._after:
+                self._messages(line)
+                continue
+            if self._snapshot and not self._by_event:
+                self._snapshot = False
+                if books := self._books():
+                    yield Row(self._after, books, False)
+            row = self._row(seq, line)
+            if row.events and self._snapshot:
+                self._snapshot = False
+                row.events[:0] = self._books_before(seq)
+            yield row
+        if self._snapshot and not self._by_event and (books := self._books()):
+            yield Row(self._after, books, False)
+
+    def _row(self, seq: int, line: bytes) -> Row:
+        found, times = self._messages(line), self._times
+        counts = times is None or times[0] <= ts_recv_of(line) < times[1]
+        if found and (counts or self._by_event):
+            wanted = self._wanted
+            found = [each for each in found if each[: each.index(b" ") + 1] in wanted]
+            if self._by_event and times is not None:
+                found = [each for each in found if times[0] <= (ts_event_of(each) or ts_recv_of(line)) < times[1]]
+            if len(found) > 1:
+                found.sort(key=lambda message: message[: message.index(b" ")])
+            return Row(seq, [body(message) for message in found], counts)
+        return Row(seq, [], counts)
+
+    def _messages(self, line: bytes) -> list[bytes]:
+        normaliser = self._normaliser
+        work = normaliser.work(line)
+        if work is None:
+            return []
+        found = normaliser.messages(work)
+        normaliser.actions.clear()
+        return found
+
+    def _books(self) -> list[bytes]:
+        found = (derived_snapshot(self._normaliser, symbol) for symbol in self._symbols)
+        return [orjson.dumps(event) for event in found if event is not None]
+
+    def _books_before(self, seq: int) -> list[bytes]:
+        found = (derived_snapshot(self._reader.normaliser(symbol, seq - 1, "book"), symbol) for symbol in self._symbols)
+        return [orjson.dumps(event) for event in found if event is not None]
+
+
+class RawRun:
+    """The records above `after`, of some symbols and of no symbol, as they are."""
+
+    def __init__(self, reader: Reader, symbols: Sequence[str], after: int, to: int, times: Times | None) -> None:
+        self._pieces = self._filtered(reader.raw(symbols, after, to), times)
+        self._after, self._held = after, b""
+
+    def fill(self, limit: int) -> Filled:
+        pieces: list[bytes] = []
+        size = 0
+        while piece := self._held or next(self._pieces, b""):
+            end = len(piece)
+            if size + end > limit:
+                end = piece.rfind(b"\n", 0, limit - size) + 1
+                if not end and not pieces:
+                    end = piece.index(b"\n") + 1
+            self._held = piece[end:]
+            if end:
+                pieces.append(piece[:end])
+                size += end
+            if self._held:
+                break
+        payload = b"".join(pieces)
+        records = payload.count(b"\n")
+        if payload:
+            self._after = seq_of(payload[payload.rfind(b"\n", 0, -1) + 1 :][:40])
+        return Filled([payload], self._after, 0, records, not self._held)
+
+    @staticmethod
+    def _filtered(pieces: Iterator[bytes], times: Times | None) -> Iterator[bytes]:
+        """Only what was received within the times: clocks are set back, and blocks hold what lies beside."""
+        if times is None:
+            yield from pieces
+            return
+        start, end = times
+        for piece in pieces:
+            stamps = list(map(int, _ALL_TS_RECV.findall(piece)))
+            if min(stamps) >= start and max(stamps) < end:
+                yield piece
+            else:
+                lines = zip(piece.split(b"\n"), stamps, strict=False)
+                if kept := [line for line, stamp in lines if start <= stamp < end]:
+                    yield b"\n".join(kept) + b"\n"
+
+
+def derived_snapshot(normaliser: Normaliser, symbol: str) -> dict[str, Any] | None:
+    """A symbol's book as a `book` event, exact at its `seq`; None where it is not in step."""
+    state = normaliser.symbols.get(symbol)
+    of_topic = state.channels.get("book") if state is not None else None
+    if state is None or of_topic is None or not state.sync.synced:
+        return None
+    bids, asks = state.sync.book.top()
+    return {
+        "exchange": of_topic.prefix.partition(b"/")[0].decode(),
+        "channel": "book",
+        "symbol": symbol,
+        "seq": of_topic.last,
+        "prev": of_topic.last,
+        "ts_event": None,
+        "ts_recv": of_topic.ts,
+        "type": "snapshot",
+        "bids": bids,
+        "asks": asks,
+        "last_id": str(state.sync.id),
+        "derived": True,
+    }
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""]) if lines else b""
