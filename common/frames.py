@@ -1,0 +1,158 @@
+"""Slices as frames: one channel as typed columns (`tables.py` lists them), in the order of `events()`.
+
+Most of a long slice is in Parquet files that the server never opens: `plan` names them, `chunk` brings them, SHA-256
+proves them. What no file covers, the last hour above all, comes as events and is made into columns here; so does all
+of it where `exact` wants the digits. The book before the first event stands in front as one `derived` snapshot.
+
+Frames of several exchanges have one more column in front, `exchange`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import tables
+from .codec import MissingPackageError
+from .errors import BadRequestError, MissingExtraError
+from .progress import Progress
+from .slices import Query
+from .sources import END, Meter, Source, merged
+from .transport import Transport
+
+if TYPE_CHECKING:
+    import pyarrow
+
+RECEIVED = "received"  # a column of its own, while exchanges are merged: `ts_recv` may step back, an order may not
+
+
+def _named(table: Any, exchange: str, highest: list[int]) -> Any:
+    """With the exchange in front and, behind, the highest `ts_recv` up to each row."""
+    pa = tables.arrow()
+    import pyarrow.compute as pc
+
+    names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(table)), pa.array([exchange]))
+    made = table.add_column(0, "exchange", names)
+    received = pc.cumulative_max(table["ts_recv"], start=highest[0])
+    if len(table):
+        highest[0] = received[-1].as_py()
+    return made.append_column(RECEIVED, received)
+
+
+def _sources(
+    transport: Transport, queries: Sequence[Query], channel: str, progress: Progress, *, exact: bool
+) -> list[Source]:
+    meter = Meter(progress)
+    return [Source(transport, query, channel, meter, exact=exact) for query in queries]
+
+
+def _whole(sources: list[Source]) -> Any:
+    if len(sources) == 1:
+        return sources[0].whole()
+    parts = [_named(source.whole(), source.exchange, [-END]) for source in sources]
+    return tables.arrow().concat_tables(parts).unify_dictionaries().sort_by(RECEIVED).drop_columns([RECEIVED])
+
+
+def _batched(sources: list[Source]) -> Iterator[Any]:
+    if len(sources) == 1:
+        yield from sources[0].batches()
+        return
+
+    def named(source: Source) -> Iterator[Any]:
+        highest = [-END]
+        return (_named(table, source.exchange, highest) for table in source.batches())
+
+    for table in merged([named(source) for source in sources], RECEIVED):
+        yield table.drop_columns([RECEIVED])
+
+
+# -- what a slice asks for ---------------------------------------------------------------------------------------------
+
+
+def batches(
+    transport: Transport, queries: Sequence[Query], *, exact: bool, progress: bool | None
+) -> Iterator["pyarrow.Table"]:
+    """One channel as tables, one after another. Raises ArchivistError."""
+    channels = _channels(queries)
+    if len(channels) != 1:
+        raise BadRequestError(f"batches are of one channel, not of {', '.join(channels)}: slice each by itself")
+    with _told(), Progress(_label(queries), show=progress) as shown:
+        yield from _batched(_sources(transport, queries, channels[0], shown, exact=exact))
+
+
+def framed(transport: Transport, queries: Sequence[Query], kind: str, *, exact: bool, progress: bool | None) -> Any:
+    """A frame of the only channel, or a dict of frames by channel. Raises ArchivistError."""
+    convert = _CONVERT[kind]
+    with _told(), Progress(_label(queries), show=progress) as shown:
+        found = {
+            channel: convert(_whole(_sources(transport, queries, channel, shown, exact=exact)))
+            for channel in _channels(queries)
+        }
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def write(transport: Transport, queries: Sequence[Query], path: Path, *, exact: bool, progress: bool | None) -> None:
+    """A Parquet file, or a directory with one for each channel. Raises ArchivistError, OSError."""
+    channels = _channels(queries)
+    with _told(), Progress(_label(queries), show=progress) as shown:
+        if len(channels) == 1:
+            _write(_batched(_sources(transport, queries, channels[0], shown, exact=exact)), channels[0], path)
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        for channel in channels:
+            found = _batched(_sources(transport, queries, channel, shown, exact=exact))
+            _write(found, channel, path / f"{channel}.parquet")
+
+
+def _write(found: Iterator[Any], channel: str, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    first = next(found, None)
+    if first is None:
+        first = tables.table(channel, ()).replace_schema_metadata()
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
+            for table in chain([first], found):
+                writer.write_table(table)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _channels(queries: Sequence[Query]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(queries[0].channels))
+
+
+def _label(queries: Sequence[Query]) -> str:
+    symbols = queries[0].symbols
+    return f"{','.join(query.exchange for query in queries)} {symbols[0] if len(symbols) == 1 else len(symbols)}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A package that is missing is one of our errors."""
+    try:
+        yield
+    except MissingPackageError as error:
+        raise MissingExtraError(str(error)) from None
+
+
+def _polars(table: Any) -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise MissingPackageError("to_polars needs one more package: install trade-archivist[frames]") from None
+    return polars.from_arrow(table)
+
+
+def _pandas(table: Any) -> Any:
+    try:
+        import pandas  # type: ignore[import-untyped]  # noqa: F401  # pyarrow imports it, but says nothing of the extra
+    except ImportError:
+        raise MissingPackageError("to_pandas needs one more package: install trade-archivist[frames]") from None
+    return table.to_pandas()
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {"arrow": lambda table: table, "polars": _polars, "pandas": _pandas}

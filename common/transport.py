@@ -1,0 +1,277 @@
+"""How requests reach a history server: over ZeroMQ, or, for a directory, the same answers in this process.
+
+    DEALER  connects  the server      ["", JSON request]  →  ["", JSON header, payload …]
+
+A dialogue is for one thread at a time; any number of dialogues may be open. What was lost on its way (a worker or the
+whole server was killed) is asked again: the server keeps no state, so any reply can be asked for twice.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from .errors import ArchivistError, BadRequestError, UnavailableError, error_of
+
+Request = dict[str, Any]
+Reply = tuple[dict[str, Any], list[bytes]]
+"""The header and the payload frames."""
+
+CONNECT_S = 3.0
+"""How long the first connection may take: who is not there is told soon."""
+TIMEOUT_S = 60.0
+"""How long one answer may take, with all tries."""
+ASK_AGAIN_S = 10.0
+"""An answer that has not come by then is asked for again."""
+BUSY_S = 0.2
+"""Pause before a busy server is asked again."""
+
+
+class Dialogue(Protocol):
+    """Requests and their answers, in the order of asking; several may be under way."""
+
+    def ask(self, request: Request) -> None: ...
+    def answer(self) -> Reply: ...
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """A way to a history server; `name` for messages."""
+
+    name: str
+
+    def dialogue(self) -> Dialogue: ...
+    def close(self) -> None: ...
+
+
+def request(transport: Transport, question: Request) -> Reply:
+    """One request and its answer. Raises ArchivistError."""
+    dialogue = transport.dialogue()
+    try:
+        dialogue.ask(question)
+        return dialogue.answer()
+    finally:
+        dialogue.close()
+
+
+def _checked(header: dict[str, Any], payload: list[bytes]) -> Reply:
+    if "error" in header:
+        raise error_of(header["error"]["code"], header["error"]["message"])
+    return header, payload
+
+
+class Keys:
+    """CURVE: the server's public key and one's own pair, each a file of `trade-archivist keys`. See `curve.py`."""
+
+    def __init__(self, server_key: str | Path, key: str | Path) -> None:
+        from . import curve
+
+        try:
+            self._server, self._own = curve.public_key(server_key), curve.load(Path(key))
+        except ValueError as error:
+            raise BadRequestError(str(error), "bad_key") from None
+
+    def secure(self, socket: "zmq.Socket[bytes]", server: str | None = None) -> None:
+        """Encrypt a socket before it connects. `server` is another server's public key."""
+        from . import curve
+
+        curve.secure_client(socket, self._server if server is None else curve.public_key(server), self._own)
+
+
+# -- over ZeroMQ -------------------------------------------------------------------------------------------------------
+
+
+class Remote:
+    """A history server at `tcp://HOST:PORT`. Threads and forked processes may share it."""
+
+    def __init__(self, endpoint: str, timeout_s: float = TIMEOUT_S, keys: Keys | None = None) -> None:
+        self.name, self.timeout_s, self.keys = endpoint, timeout_s, keys
+        self.was_there = False  # then it is worth waiting for
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._pid = 0
+        self._idle: list[RemoteDialogue] = []
+
+    @property
+    def context(self) -> "zmq.Context[zmq.Socket[bytes]]":
+        """This process's own: a forked one must not touch its parent's sockets."""
+        if self._context is None or self._pid != os.getpid():
+            self._context, self._pid, self._idle = zmq.Context(), os.getpid(), []
+        return self._context
+
+    def dialogue(self) -> "RemoteDialogue":
+        context = self.context
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return RemoteDialogue(self, context)
+
+    def keep(self, dialogue: "RemoteDialogue") -> None:
+        """Take back a dialogue that is free, so that the next need not connect."""
+        self._idle.append(dialogue)
+
+    def close(self) -> None:
+        if self._context is not None and self._pid == os.getpid():
+            self._context.destroy(linger=0)
+        self._context, self._idle = None, []
+
+
+class RemoteDialogue:
+    """One DEALER socket. It connects again by itself; what was under way then is asked again."""
+
+    def __init__(self, transport: Remote, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        self._transport = transport
+        self._waiting: dict[int, bytes] = {}  # what has not been handed out, in the order of asking
+        self._sent: set[int] = set()  # of these, what the server must have
+        self._answered: dict[int, Reply] = {}
+        self._last = 0
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        if transport.keys is not None:
+            transport.keys.secure(self._socket)
+        self._socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for who is not there
+        self._socket.set(zmq.RECONNECT_IVL, 50)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.set(zmq.HEARTBEAT_IVL, 2000)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._poller = zmq.Poller()
+        self._poller.register(self._monitor, zmq.POLLIN)
+        try:
+            self._connect(transport)
+        except ArchivistError:
+            self._end()
+            raise
+
+    def _connect(self, transport: Remote) -> None:
+        try:
+            self._socket.connect(transport.name)
+        except zmq.ZMQError as error:
+            raise BadRequestError(f"{transport.name}: {error}: name the server as HOST:PORT") from None
+        wait_s = transport.timeout_s if transport.was_there else min(CONNECT_S, transport.timeout_s)
+        if not self._socket.poll(int(wait_s * 1000), zmq.POLLOUT):
+            raise UnavailableError(
+                f"no history server at {transport.name}: see that it runs (processes.archive starts one), that this "
+                "is its address and that it knows your key if it wants one, or read the directory itself (storage=DIR, "
+                "--storage DIR)"
+            )
+        transport.was_there = True
+
+    def ask(self, request: Request) -> None:
+        self._last += 1
+        self._waiting[self._last] = orjson.dumps({**request, "id": self._last})
+        self._send()
+
+    def answer(self) -> Reply:
+        """The answer to the earliest request that has none yet. Raises ArchivistError."""
+        wanted = next(iter(self._waiting))
+        deadline = time.monotonic() + self._transport.timeout_s
+        while True:
+            header, payload = self._await(wanted, deadline)
+            is_busy = "error" in header and header["error"]["code"] == "busy"
+            if not is_busy or time.monotonic() + BUSY_S > deadline:
+                del self._waiting[wanted]
+                return _checked(header, payload)
+            time.sleep(BUSY_S)
+            self._sent.discard(wanted)
+
+    def close(self) -> None:
+        """Give the socket back for the next; with answers still to come, which nobody waits for, it is closed."""
+        if self._waiting:
+            self._end()
+        else:
+            self._transport.keep(self)
+
+    def _await(self, wanted: int, deadline: float) -> Reply:
+        again = time.monotonic() + ASK_AGAIN_S
+        while wanted not in self._answered:
+            now = time.monotonic()
+            if now >= deadline:
+                raise UnavailableError(
+                    f"{self._transport.name}: no answer within {self._transport.timeout_s:.0f} s: see that the history "
+                    "server runs; for long work give a longer timeout_s",
+                    "timeout",
+                )
+            if now >= again:  # the server is there, but who had the request may have been killed
+                self._sent.clear()
+                again = now + ASK_AGAIN_S
+            self._send()
+            self._receive(min(deadline, again) - now)
+        return self._answered.pop(wanted)
+
+    def _send(self) -> None:
+        for number, frame in self._waiting.items():
+            if number not in self._sent and number not in self._answered:
+                try:
+                    self._socket.send_multipart([b"", frame], zmq.NOBLOCK)
+                except zmq.Again:
+                    return  # not connected: it goes out when the server is back
+                self._sent.add(number)
+
+    def _receive(self, wait_s: float) -> None:
+        has_all = all(number in self._sent or number in self._answered for number in self._waiting)
+        self._poller.register(self._socket, zmq.POLLIN if has_all else zmq.POLLIN | zmq.POLLOUT)
+        ready = dict(self._poller.poll(max(0, int(wait_s * 1000) + 1)))
+        if self._monitor in ready:
+            recv_monitor_message(self._monitor)
+            self._sent.clear()  # what was under way went with the connection
+        if ready.get(self._socket, 0) & zmq.POLLIN:
+            _, head, *payload = self._socket.recv_multipart()
+            header = orjson.loads(head)
+            if (number := header.get("id")) in self._waiting:  # else it was asked twice, and answered twice
+                self._sent.discard(number)
+                self._answered[number] = header, payload
+
+    def _end(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)
+
+
+# -- in this process ---------------------------------------------------------------------------------------------------
+
+
+class Local:
+    """A storage directory, read by this process with the very code of the server."""
+
+    def __init__(self, storage: Path) -> None:
+        from .answers import Answers
+
+        if not storage.is_dir():
+            raise BadRequestError(f"{storage}: no such directory: name the storage directory")
+        self.name = str(storage)
+        self._answers = Answers(storage)
+        self._lock = threading.Lock()
+
+    def dialogue(self) -> "LocalDialogue":
+        return LocalDialogue(self._answer)
+
+    def _answer(self, question: bytes) -> list[bytes]:
+        with self._lock:
+            return self._answers.answer(question)
+
+    def close(self) -> None:
+        pass
+
+
+class LocalDialogue:
+    """Answers when the answer is wanted, not before: nothing is read that nobody takes."""
+
+    def __init__(self, answer: Callable[[bytes], list[bytes]]) -> None:
+        self._answer = answer
+        self._waiting: deque[bytes] = deque()
+
+    def ask(self, request: Request) -> None:
+        self._waiting.append(orjson.dumps(request))
+
+    def answer(self) -> Reply:
+        head, *payload = self._answer(self._waiting.popleft())
+        return _checked(orjson.loads(head), payload)
+
+    def close(self) -> None:
+        self._waiting.clear()
