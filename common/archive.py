@@ -53,6 +53,7 @@ class OpenFile:
 
     path: Path
     file: AppendFile
+    first: int  # number of its first record
     first_ts: int
     last: int  # number of its last record, buffered ones included
     size: int  # bytes that stand in the file
@@ -77,7 +78,7 @@ class ArchiveWriter:
     ) -> None:
         self.position = 0
         self.processes: dict[str, object] = {}
-        self.turned: list[tuple[Path, int]] = []  # files that are full, and the number of their last record
+        self.turned: list[tuple[Path, int]] = []  # files that are full, and the number of the next file's first record
         self.buffered = 0  # bytes taken, not written yet
         self._disk, self._directory, self._boot_id, self._report = disk, directory, boot_id, report
         self._rotate_ns, self._rotate_min_bytes = rotate_s * 1_000_000_000, rotate_min_bytes
@@ -196,11 +197,14 @@ class ArchiveWriter:
                     found.append(opened)
         self._new_dirs |= {path for opened in found for path in (opened.path.parent, symbol_dir, self._directory)}
         found.sort(key=lambda opened: opened.last)  # not by time: the clock may have been set back
+        following = [opened.first for opened in found[1:]]
         if found and (current is None or found[-1].path in current):
             self._files[_key(symbol_dir.name)] = found.pop()
-        for opened in found:
+        else:
+            following += [opened.last for opened in found[-1:]]  # none follows yet: it is sealed without tables
+        for opened, first in zip(found, following, strict=True):
             opened.file.close()
-            self.turned.append((opened.path, opened.last))
+            self.turned.append((opened.path, first))
 
     def _take_up(self, path: Path) -> OpenFile | None:
         """Go on with a file, and remember what it holds beyond the position: it comes again."""
@@ -215,7 +219,7 @@ class ArchiveWriter:
         first, last = decode(lines[0]), seq_of(lines[-1])
         self._last_ts = max(self._last_ts, decode(lines[-1]).ts_recv)
         size, crc = sum(map(len, lines)), crc32(b"".join(lines))
-        return OpenFile(path, self._disk.open(path), first.ts_recv, last, size, crc)
+        return OpenFile(path, self._disk.open(path), first.seq, first.ts_recv, last, size, crc)
 
     def _cut(self, path: Path, keep: int) -> None:
         """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
@@ -246,7 +250,7 @@ class ArchiveWriter:
                 continue
             opened = self._files.get(symbol)
             if opened is None or (kind == b"checkpoint" and self._must_turn(opened, ts_recv)):
-                opened = self._turn(symbol, opened, ts_recv)
+                opened = self._turn(symbol, opened, seq, ts_recv)
             opened.buffer.append(line)
             opened.buffered += len(line)
             opened.last = seq
@@ -259,16 +263,16 @@ class ArchiveWriter:
         size = opened.size + opened.buffered
         return size >= self._rotate_min_bytes and ts_recv // self._rotate_ns != opened.first_ts // self._rotate_ns
 
-    def _turn(self, symbol: bytes, opened: OpenFile | None, ts_recv: int) -> OpenFile:
+    def _turn(self, symbol: bytes, opened: OpenFile | None, seq: int, ts_recv: int) -> OpenFile:
         """End a symbol's file, if there is one, and begin the next."""
         if opened is not None:
             self._write(opened)
             opened.file.sync()
             opened.file.close()
-            self.turned.append((opened.path, opened.last))
+            self.turned.append((opened.path, seq))
             del self._files[symbol]
         path = self._new_path(symbol, ts_recv)
-        self._files[symbol] = OpenFile(path, self._disk.open(path), ts_recv, 0, 0, 0)
+        self._files[symbol] = OpenFile(path, self._disk.open(path), seq, ts_recv, 0, 0, 0)
         return self._files[symbol]
 
     def _new_path(self, symbol: bytes, ts_recv: int) -> Path:
@@ -352,9 +356,12 @@ class ArchiveWriter:
         write_synced(self._disk, self._directory, synced)
 
     def sealable(self) -> list[Path]:
-        """Full files whose every record is synced and told so: they may be sealed. Each is given out once."""
-        ready = [path for path, last in self.turned if last <= self._fsynced]
-        self.turned = [(path, last) for path, last in self.turned if last > self._fsynced]
+        """Full files that may be sealed: every record up to the next file's first one is synced and told so.
+
+        So all that their tables are made of is there, records of no symbol too. Each is given out once.
+        """
+        ready = [path for path, following in self.turned if following <= self._fsynced]
+        self.turned = [(path, following) for path, following in self.turned if following > self._fsynced]
         return ready
 
     def close(self) -> None:

@@ -1,34 +1,48 @@
-"""Sealing: a full `.open` file becomes a compressed one and a line in the manifest, which is the commit point.
+"""Sealing: a full `.open` file becomes a compressed one, its tables and a line in the manifest, the commit point.
 
-    write NAME.bz2.tmp, sync ─▶ rename to NAME.bz2, sync the directory ─▶ manifest line, sync ─▶ remove NAME.open
+    write NAME.bz2.tmp, sync ─▶ NAME.trade.parquet.tmp, …, sync
+        ─▶ rename all, sync the directory ─▶ manifest line, sync ─▶ remove NAME.open
 
 It may be killed anywhere and run again: before the manifest line nothing is sealed, after it only a removal is left.
 """
 
 import hashlib
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
+from .blocks import describe
 from .codec import compressor
 from .disk import Disk, remove_if_there
-from .record import FORMAT, is_text, seq_of
+from .record import FORMAT
 from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines, sync_manifest
 
 READ_BYTES = 4 * 1024**2
-
-_CHECKPOINT = re.compile(rb'^\{"seq":(\d+),"ts_recv":\d+,"kind":"checkpoint"', re.MULTILINE)
-_LINE = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+),[^\n]*\}\n')
 
 
 class DamagedError(Exception):
     """The file to be sealed is damaged; the message says where and what to do."""
 
 
-def seal(disk: Disk, path: Path, codec: str, level: int, block_bytes: int, normaliser: str) -> dict[str, Any] | None:
-    """Seal one `.open` file; returns its manifest line, None if it was sealed before. Raises DamagedError, OSError."""
+class Tables(NamedTuple):
+    """Table files that stand under temporary names, synced, and what the manifest line is to say of them."""
+
+    files: dict[Path, Path]  # temporary name: final name
+    line: dict[str, Any]
+
+
+Tabulate = Callable[[Path], Tables | None]
+"""Makes the tables of a symbol's `.open` file; None where there are to be none."""
+
+
+def seal(
+    disk: Disk, path: Path, codec: str, level: int, block_bytes: int, normaliser: str, tabulate: Tabulate | None = None
+) -> dict[str, Any] | None:
+    """Seal one `.open` file; returns its manifest line, None if it was sealed before. Raises DamagedError, OSError.
+
+    Without tables the line says nothing of any: they can be made from the records later.
+    """
     name, month = path.name.removesuffix(OPEN), path.parent
     if name in sealed_lines(disk, month):
         sync_manifest(disk, month)
@@ -38,13 +52,29 @@ def seal(disk: Disk, path: Path, codec: str, level: int, block_bytes: int, norma
     temporary = target.with_name(target.name + ".tmp")
     remove_if_there(disk, temporary)
     line = _compress(disk, path, temporary, codec, level, block_bytes)
-    disk.rename(temporary, target)
-    disk.sync_dir(month)
     symbol = None if month.parent.name == NO_SYMBOL else decode_symbol(month.parent.name)
-    line = {"name": name, "file": target.name, "symbol": symbol, "format": FORMAT, "normaliser": normaliser, **line}
+    tables = tabulate(path) if tabulate is not None and symbol is not None else None
+    disk.rename(temporary, target)
+    place_tables(disk, tables)
+    disk.sync_dir(month)
+    head = {"name": name, "file": target.name, "symbol": symbol, "format": FORMAT, "normaliser": normaliser}
+    line = manifest_line({**head, **line}, tables)
     append_manifest(disk, month, line)
     disk.remove(path)
     return line
+
+
+def place_tables(disk: Disk, tables: Tables | None) -> None:
+    """Give table files their names. Until a manifest line names them, nobody reads them."""
+    for temporary, path in tables.files.items() if tables is not None else ():
+        disk.rename(temporary, path)
+
+
+def manifest_line(line: dict[str, Any], tables: Tables | None) -> dict[str, Any]:
+    """A file's line with what is to be said of its tables. The blocks come last: who needs none cuts them off."""
+    blocks = line["blocks"]
+    rest = {key: value for key, value in line.items() if key != "blocks"}
+    return {**rest, **(tables.line if tables is not None else {}), "blocks": blocks}
 
 
 def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, block_bytes: int) -> dict[str, Any]:
@@ -60,7 +90,7 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
             while written < len(data):
                 written += file.write(data[written:])
             digest.update(data)
-            blocks.append({"offset": offset, "bytes": len(data), "crc32": crc32(data), **_describe(raw, path)})
+            blocks.append({"offset": offset, "bytes": len(data), "crc32": crc32(data), **_described(raw, path)})
             offset += len(data)
         file.sync()
     finally:
@@ -77,23 +107,12 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
     }
 
 
-def _describe(raw: bytes, path: Path) -> dict[str, Any]:
-    """What a block holds: counts, and the ranges of `seq` and `ts_recv`. Raises DamagedError."""
-    stamps, records = _LINE.findall(raw), raw.count(b"\n")
-    begins = raw.startswith(b'{"seq":') and raw.count(b'\n{"seq":') == records - 1
-    if not begins or len(stamps) != records or not is_text(raw):
-        raise DamagedError(f"{path} is damaged: restart the archiver, it sets the damage aside and seals the rest")
-    checkpoints = [int(seq) for seq in _CHECKPOINT.findall(raw)] if b'"checkpoint"' in raw else []
-    last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
-    of_one_length = sum(map(len, stamps)) == 19 * records  # then they compare as they are
-    by_time = None if of_one_length else int
-    return {
-        "raw_bytes": len(raw),
-        "records": records,
-        "seq": [seq_of(raw), seq_of(last)],
-        "ts_recv": [int(min(stamps, key=by_time)), int(max(stamps, key=by_time))],
-        **({"checkpoints": checkpoints} if checkpoints else {}),  # where a reader may begin
-    }
+def _described(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return describe(raw)
+    except ValueError:
+        message = f"{path} is damaged: restart the archiver, it sets the damage aside and seals the rest"
+        raise DamagedError(message) from None
 
 
 def _blocks(disk: Disk, path: Path, block_bytes: int) -> Iterator[bytes]:

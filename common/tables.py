@@ -16,7 +16,7 @@ pyarrow is imported only where a table is made: the library without it does ever
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import cache, partial
 from itertools import chain, repeat
@@ -147,7 +147,7 @@ class _Columns:
     def __init__(self, pa: Any) -> None:
         self.inexact = 0
         self._pa = pa
-        self._make = {
+        self._make: dict[str, Callable[[list[Any]], Any]] = {
             INT: self._ints,
             NUMBER: self.numbers,
             WORD: self.words,

@@ -5,12 +5,14 @@ python -m processes.archiver [binance …] [--conf FILE]
 SUB     connects  feed.records         record batches and heartbeats
 files   reads     feed.journal         what the SUB missed
 files   writes    archive.storage      one file per symbol and hour, archived.json
-child   starts    a sealing worker     compresses full files, commits them to the manifest
+child   starts    a sealing worker     compresses full files, makes their tables, commits both to the manifest
 """
 
 import argparse
 import contextlib
+import errno
 import fcntl
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -19,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +31,7 @@ import zmq
 from common import exchanges
 from common.adapter import Adapter, version
 from common.archive import ArchiveWriter, ReusedNumberError
+from common.codec import MissingPackageError
 from common.config import ArchiveConfig, Config
 from common.curve import own_client
 from common.disk import Disk
@@ -36,8 +40,9 @@ from common.intake import Intake
 from common.journal_reader import JournalReader
 from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
 from common.record import RecordError
-from common.sealing import DamagedError, seal
+from common.sealing import DamagedError, Tables, seal
 from common.settings import add_arguments, from_arguments
+from common.tabling import tabulate
 
 log = logging.getLogger("archiver")
 
@@ -149,6 +154,7 @@ class Archiver:
         self._stopping = True
 
     def run(self) -> None:
+        _warn_without_tables()
         with contextlib.ExitStack() as stack:
             for exchange in self._config.feeds:
                 path = self._config.exchange_dir(exchange) / ".archiver.lock"
@@ -235,12 +241,34 @@ def seal_one(path: Path, exchange: str, archive: ArchiveConfig) -> None:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if path.exists():
-                seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter))
+                make_tables = partial(tables_of, adapter=adapter)
+                seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter), make_tables)
     except FileNotFoundError:
         return  # the other one was faster
     except DamagedError as error:
         log.error("%s", error)
         sys.exit(EXIT_DAMAGED)
+
+
+def tables_of(path: Path, adapter: Adapter) -> Tables | None:
+    """A file's tables; None where they cannot be made: what is wrong with tables never costs records."""
+    try:
+        return tabulate(path, adapter)
+    except MissingPackageError:
+        return None  # told at the start
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # there is no room for records either: tried again
+        log.exception("%s is sealed without tables: when that is mended, trade-archivist rebuild makes them", path)
+        return None
+
+
+def _warn_without_tables() -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        log.warning(
+            "no tables are made, pyarrow is missing: install trade-archivist[daemons], then trade-archivist rebuild "
+            "makes those of what is sealed meanwhile"
+        )
 
 
 def _raise_file_limit(needed: int) -> None:

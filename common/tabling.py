@@ -1,0 +1,234 @@
+"""From records to table files: the events of one sealed file, derived and written one Parquet file per channel.
+
+covers  [first … last]   from the file's first record (1 for a symbol's first file) to the one before the next
+                         file's first: what records of no symbol tell in between lies in exactly one file
+STEM.trade.parquet       row groups of about 64 Ki rows, so that a reader passes over what it does not need
+STEM.trade.2.parquet     made anew: nothing is overwritten while somebody may read it
+"""
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import storage
+from .adapter import FAULTS, Adapter, version
+from .disk import Disk, remove_if_there
+from .events import GAP, Event
+from .listing import ArchiveFile, Listing
+from .normaliser import Normaliser
+from .reader import Reader
+from .record import Record, seq_of
+from .runs import derived_snapshot
+from .sealing import Tables
+from .tables import COLUMNS, INT, TEXT, WORD, arrow, compute, inexact, rows, schema, table
+
+PARQUET = ".parquet"
+ROWS = 64 * 1024
+"""Rows of a row group, at least: an event stays whole."""
+
+ZSTD_LEVEL = 3
+
+
+class Covers(NamedTuple):
+    """The numbers that a file's tables answer for, both ends included."""
+
+    first: int
+    last: int
+
+
+def covers(files: Sequence[ArchiveFile], index: int) -> Covers | None:
+    """What one of a symbol's files covers; None for the last one, whose end nobody knows yet."""
+    if index + 1 >= len(files):
+        return None
+    return Covers(files[index].first if index else 1, files[index + 1].first - 1)
+
+
+def tabulate(path: Path, adapter: Adapter) -> Tables | None:
+    """Write the tables of a symbol's `.open` file that is full; None where no other file follows it yet.
+
+    Every record before the next file's first one must be archived. Raises MissingPackageError, CodecError, OSError,
+    and whatever a fault of ours raises: then nothing is left behind.
+    """
+    directory, symbol = path.parents[2], storage.decode_symbol(path.parents[1].name)
+    derivation = Derivation(directory, adapter, symbol)
+    files = derivation.reader.files(symbol)
+    index = next((index for index, file in enumerate(files) if file.path == path), len(files))
+    span = covers(files, index)
+    if span is None:
+        return None
+    stem = path.name.removesuffix(storage.OPEN)
+    return write(derivation, span, lambda channel: path.parent / table_name(stem, channel))
+
+
+def table_name(stem: str, channel: str, number: int = 1) -> str:
+    return f"{stem}.{channel}{PARQUET}" if number == 1 else f"{stem}.{channel}.{number}{PARQUET}"
+
+
+# -- events --------------------------------------------------------------------------------------------------------
+
+
+class Derivation:
+    """The events of one symbol, file after file: what was known at the end of one is known at the next one's begin."""
+
+    def __init__(self, directory: Path, adapter: Adapter, symbol: str) -> None:
+        self.adapter, self.symbol = adapter, symbol
+        self.reader = Reader(directory.parent, adapter)
+        self._listing = Listing(Disk(), directory)
+        self._normaliser = Normaliser(adapter, [symbol])
+        self._position: int | None = None  # the normaliser has taken everything up to here
+        self._taken = 0  # its last record
+
+    def batches(self, span: Covers) -> Iterator[tuple[str, list[Event]]]:
+        """The events of a span by channel, each channel in its order, some row group's worth at a time.
+
+        The first batch of `book` is the book before it, one event marked `derived`. Raises CodecError, OSError.
+        """
+        self._begin(span.first)
+        before: Event | None = None
+        held: dict[str, list[Event]] = {}
+        counts: dict[str, int] = {}
+        begun = False
+        for seq, line in self._lines(span.last):
+            if not begun and seq >= span.first and (seq > span.first or b'"kind":"checkpoint"' not in line[:96]):
+                begun, before = True, derived_snapshot(self._normaliser, self.symbol)
+            for event in self._events(line):
+                if seq < span.first:
+                    continue
+                channel = event["channel"]
+                if channel == "book" and before is not None:
+                    yield channel, [before]
+                    before = None
+                held.setdefault(channel, []).append(event)
+                counts[channel] = counts.get(channel, 0) + rows(event)
+                if counts[channel] >= ROWS:
+                    counts[channel] = 0
+                    yield channel, held.pop(channel)
+        yield from held.items()
+
+    def _begin(self, first: int) -> None:
+        """Know everything before a number: out of what is known already, a checkpoint or a run's start."""
+        if self._position == first - 1:
+            return
+        begin = self.reader.begin(self.symbol, first)
+        if self._position is None or not begin - 1 <= self._position < first:
+            self._normaliser = Normaliser(self.adapter, [self.symbol])
+            self._position = self._taken = begin - 1
+
+    def _lines(self, last: int) -> Iterator[tuple[int, bytes]]:
+        """The record lines from the position on; the normaliser is told of the holes on the way."""
+        after = self._position or 0
+        self._position = None  # until all of it was taken
+        holes = deque(hole for hole in self._listing.holes() if hole[1] > self._taken)
+        for line in self.reader.merged([self.symbol], after, last):
+            seq = seq_of(line)
+            while holes and holes[0][1] < seq:
+                self._normaliser.hole(holes.popleft()[1] + 1)
+            self._taken = seq
+            yield seq, line
+        self._position = last
+
+    def _events(self, line: bytes) -> list[Event]:
+        """The events of a record, as live: a fault costs this record's events alone."""
+        normaliser = self._normaliser
+        work = normaliser.work(line)
+        if work is None:
+            return []
+        try:
+            found = normaliser.record(work) if isinstance(work, Record) else normaliser.update(*work)
+        except FAULTS:
+            return []
+        normaliser.actions.clear()
+        return [event for _, event in found]
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def write(derivation: Derivation, span: Covers, path_of: Callable[[str], Path]) -> Tables:
+    """Write the tables of a span under temporary names, synced. What fails leaves nothing behind."""
+    arrow().set_cpu_count(1)
+    gaps: list[Event] = []
+    writers: dict[str, _TableWriter] = {}
+    try:
+        for channel, events in derivation.batches(span):
+            if channel not in writers:
+                writers[channel] = _TableWriter(path_of(channel), channel, derivation)
+            writers[channel].write(events)
+            if channel == GAP:
+                gaps += events
+        described = {channel: writer.close() for channel, writer in sorted(writers.items())}
+    except BaseException:
+        for writer in writers.values():
+            writer.drop()
+        raise
+    line = {
+        "normaliser": version(derivation.adapter),
+        "covers": list(span),
+        "tables": described,
+        "gaps": gaps,
+        "events": {channel: facts["events"] for channel, facts in described.items()},
+    }
+    return Tables({writer.temporary: writer.path for writer in writers.values()}, line)
+
+
+class _TableWriter:
+    """One channel's file, a row group at a time, and what the manifest says of it."""
+
+    def __init__(self, path: Path, channel: str, derivation: Derivation) -> None:
+        import pyarrow.parquet as parquet
+
+        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+        self._channel = channel
+        self._facts: dict[str, Any] = {"rows": 0, "events": 0, "seq": None, "ts_recv": None, "ts_event": None}
+        self._inexact = 0
+        metadata = {"exchange": derivation.adapter.NAME, "channel": channel, "symbol": derivation.symbol}
+        described = schema(channel).with_metadata({**metadata, "normaliser": version(derivation.adapter)})
+        self._writer = parquet.ParquetWriter(
+            self.temporary, described, compression="zstd", compression_level=ZSTD_LEVEL, **_encodings(channel)
+        )
+
+    def write(self, events: list[Event]) -> None:
+        made = table(self._channel, events)
+        self._writer.write_table(made.replace_schema_metadata(None), row_group_size=max(1, made.num_rows))
+        self._inexact += inexact(made)
+        self._facts["rows"] += made.num_rows
+        if "derived" in events[0]:
+            return
+        self._facts["events"] += len(events)
+        for name in ("seq", "ts_recv", "ts_event"):
+            found = compute().min_max(made[name]).as_py()
+            known = self._facts[name]
+            if known is not None and found["min"] is not None:
+                found = {"min": min(known[0], found["min"]), "max": max(known[1], found["max"])}
+            self._facts[name] = known if found["min"] is None else [found["min"], found["max"]]
+
+    def close(self) -> dict[str, Any]:
+        self._writer.add_key_value_metadata({"inexact": str(self._inexact)})
+        self._writer.close()
+        Disk().sync_file(self.temporary)
+        with self.temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = self.temporary.stat().st_size
+        return {"file": self.path.name, "bytes": size, "sha256": digest, **self._facts, "inexact": self._inexact}
+
+    def drop(self) -> None:
+        """Leave nothing."""
+        with contextlib.suppress(Exception):  # what it could not write before, it cannot now
+            self._writer.close()
+        remove_if_there(Disk(), self.temporary)
+
+
+def _encodings(channel: str) -> dict[str, Any]:
+    """How each column is written: times and numbers by their differences, ids by what they share with the one before.
+
+    Of prices and amounts, zstd makes as much of plain ones as of any encoding, and they are read fastest.
+    """
+    sorts = COLUMNS[channel].items()
+    encoded = {INT: "DELTA_BINARY_PACKED", TEXT: "DELTA_BYTE_ARRAY"}
+    return {
+        "use_dictionary": [name for name, sort in sorts if sort == WORD],
+        "column_encoding": {name: encoded[sort] for name, sort in sorts if sort in encoded},
+    }
