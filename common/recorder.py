@@ -9,10 +9,11 @@ from typing import Any
 
 import orjson
 
-from .adapter import Adapter
+from .adapter import Adapter, version
+from .events import HEARTBEAT, topic
 from .journal import Journal
 from .normaliser import Normaliser, Work
-from .record import DATA, decode, encode, payload_part
+from .record import DATA, FORMAT, decode, encode, payload_part
 
 
 class Recorder:
@@ -106,6 +107,20 @@ class Recorder:
         )  # fmt: skip
         self.next += 1
         self._commit([line], [decode(line)])
+
+    def heartbeat(self, symbol: str | None, run: int) -> bytes | None:
+        """The message that tells who follows how far things are: a symbol's, or the exchange's (None) of a run.
+
+        None for a symbol while the disk has no room for the run's `start`: nothing can be told of it yet.
+        """
+        beat: dict[str, Any] = {"exchange": self._adapter.NAME, "channel": HEARTBEAT}
+        if symbol is None:
+            beat |= {"at": self.published, "run": run, "format": FORMAT, "normaliser": version(self._adapter)}
+        elif symbol in self._normaliser.symbols:
+            beat |= {"symbol": symbol, "at": self.published, "topics": self._normaliser.positions(symbol)}
+        else:
+            return None
+        return topic(self._adapter.NAME, HEARTBEAT, symbol) + orjson.dumps(beat)
 
     def retry(self) -> None:
         """Append what the disk had no room for, as far as it has now."""

@@ -35,12 +35,11 @@ from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
-from common.events import HEARTBEAT, Action, topic
+from common.events import Action, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
 from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
-from common.record import FORMAT
 from common.recorder import Recorder
 from common.rest import Answer, Budget, RestClient
 from common.schedule import Checkpoints, Heartbeats, Silence
@@ -251,16 +250,11 @@ class Feed:
         self._records.send(self._records_topic + lines)
 
     def _heartbeat(self, symbol: str | None) -> None:
-        at = self._recorder.published
-        beat: dict[str, Any] = {"exchange": self._exchange, "channel": HEARTBEAT}
-        if symbol is not None:
-            beat |= {"symbol": symbol, "at": at, "topics": self._normaliser.positions(symbol)}
-            self._events.send(topic(self._exchange, HEARTBEAT, symbol) + orjson.dumps(beat))
-            return
-        beat |= {"at": at, "run": self._run_seq, "format": FORMAT, "normaliser": version(self._adapter)}
-        message = topic(self._exchange, HEARTBEAT, None) + orjson.dumps(beat)
-        self._events.send(message)
-        self._records.send(message)
+        message = self._recorder.heartbeat(symbol, self._run_seq)
+        if message is not None:
+            self._events.send(message)
+            if symbol is None:
+                self._records.send(message)
 
     def _checkpoint(self, symbol: str | None) -> None:
         if self._recorder.is_behind():

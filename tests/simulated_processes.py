@@ -86,6 +86,7 @@ class SimFeed:
 
     def publish_event(self, message: bytes) -> None:
         self.world.truth.event(message)
+        self.world.publish(message)
 
     # -- what it does ------------------------------------------------------------------------------------------
 
@@ -130,7 +131,18 @@ class SimFeed:
             self.world.report(f"journal: {error}")
 
     def heartbeat(self) -> None:
+        """The exchange's, and a symbol's; `heartbeats` sends all."""
         self.world.send(("heartbeat", self.recorder.published))
+        self.beat(None)
+        self.beat(self.world.beating())
+
+    def heartbeats(self) -> None:
+        for symbol in (*SYMBOLS, None):
+            self.beat(symbol)
+
+    def beat(self, symbol: str | None) -> None:
+        if (message := self.recorder.heartbeat(symbol, self.run_seq)) is not None:
+            self.world.publish(message)
 
     def sync(self) -> None:
         """One turn takes up the job, the next one does it: it runs in a thread of its own."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from common import journal as journal_module
 from common.adapter import version
@@ -61,6 +61,7 @@ class World:
     seed: int
     calm: bool = False  # nothing fails by itself
     told: list[str] = field(default_factory=list)
+    turns: ClassVar[tuple[int, int]] = (20, 70)  # of a schedule, at least and at most
 
     def __post_init__(self) -> None:
         self.random = random = Random(self.seed)
@@ -93,7 +94,7 @@ class World:
 
     def run(self) -> None:
         with small_steps():
-            for _ in range(self.random.randint(20, 70)):
+            for _ in range(self.random.randint(*self.turns)):
                 self.turn()
             self.settle()
             self.truth.judge()
@@ -252,6 +253,13 @@ class World:
     def send(self, message: tuple[str, Any]) -> None:
         if self.archiver is not None and (self.calm or self.random.random() > 0.15):
             self.link.append(message)
+
+    def publish(self, message: bytes) -> None:
+        """On the feed's other socket: an event, or a heartbeat. Overridden where somebody listens."""
+
+    def beating(self) -> str:
+        """Whose heartbeat is due."""
+        return SYMBOLS[self.monotonic % len(SYMBOLS)]
 
     def market(self) -> bytes:
         """A frame: mostly trades, sometimes with some missed, and what belongs to no symbol."""

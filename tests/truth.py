@@ -209,10 +209,12 @@ class Truth(Watcher):
                 continue
         return found
 
-    def contents(self) -> dict[int, bytes]:
-        """Every record in the archive's files, each number once."""
+    def contents(self, only: str | None = None) -> dict[int, bytes]:
+        """Every record in the archive's files (those of one directory alone), each number once."""
         found: dict[int, bytes] = {}
         for path, entries in self._months():
+            if only is not None and path.split("/")[-2] != only:
+                continue
             sealed = {line["name"]: line for line in self.manifest(entries) if "name" in line}
             parts = [(line["file"], self._unpack(entries, line)) for line in sealed.values()]
             parts += [
