@@ -92,7 +92,7 @@ class Reader:
         if channels is not None:
             wanted = {topic(self._adapter.NAME, each, one) for each in (*channels, GAP) for one in symbols}
         normaliser = Normaliser(self._adapter, symbols)
-        for seq, line in self._replayed(normaliser, symbols, after, to):
+        for seq, line in self.replayed(normaliser, symbols, after, to):
             work = normaliser.work(line)
             if work is None:
                 continue
@@ -109,7 +109,7 @@ class Reader:
         normaliser = Normaliser(self._adapter, [symbol])
         other = b'"kind":"in","channel":"'
         mine = other + (channel or "").encode() + b'"'
-        for _, line in self._replayed(normaliser, [symbol], after, after):
+        for _, line in self.replayed(normaliser, [symbol], after, after):
             if channel is not None and line.find(other, 0, 96) > 0 and line.find(mine, 0, 128) < 0:
                 continue
             if (work := normaliser.work(line)) is not None:
@@ -119,16 +119,16 @@ class Reader:
 
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
-        start = self._start(after)
+        start = self.run(after)
         if symbol not in self._subscribed(start):
             return after + 1
         return max(next(self._checkpoints(symbol, after), 0), start)
 
-    def _replayed(
+    def replayed(
         self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int
     ) -> Iterator[tuple[int, bytes]]:
         """The lines from where `normaliser` can know its symbols; it is told of the holes on the way."""
-        start = self._start(after)
+        start = self.run(after)
         subscribed = self._subscribed(start)
         known = [symbol for symbol in symbols if symbol in subscribed]
         begins = [max(next(self._checkpoints(symbol, after), 0), start) for symbol in known]
@@ -149,7 +149,7 @@ class Reader:
         subscriptions = orjson.loads(decode(line).payload or b"{}").get("subscriptions", {})
         return list(subscriptions.get("symbols", ()))
 
-    def _start(self, upto: int) -> int:
+    def run(self, upto: int) -> int:
         """The number of the last `start` up to a number; checkpoints of no symbol name their run."""
         checkpoint = next(self._checkpoints(None, upto, any_version=True), 0)
         start = 0
