@@ -44,8 +44,7 @@ class Exchange:
 class Answers:
     """Answers out of one storage directory. Not for several threads.
 
-    `endpoints` are where each exchange's live events are published, as (endpoint, public key or None); `page_bytes`
-    is the most that one reply may hold; `about` is what `status` says of the server itself.
+    `endpoints` are where each exchange's live events are published, as (endpoint, public key or None).
     """
 
     def __init__(
@@ -53,15 +52,21 @@ class Answers:
         storage: Path,
         endpoints: Mapping[str, tuple[str, str | None]] | None = None,
         *,
-        about: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.page_bytes = requests.PAGE_BYTES_MAX
-        self._storage, self._endpoints, self._about, self._clock = storage, dict(endpoints or {}), about or {}, clock
+        self._storage, self._endpoints, self._clock = storage, dict(endpoints or {}), clock
         self._exchanges: dict[str, Exchange] = {}
+        self._page_bytes = requests.PAGE_BYTES_MAX
+        self._about: Mapping[str, Any] = {}
 
-    def answer(self, frame: bytes) -> list[bytes]:
-        """The frames of the reply: a header, then what it announces."""
+    def answer(
+        self, frame: bytes, *, page_bytes: int = requests.PAGE_BYTES_MAX, about: Mapping[str, Any] | None = None
+    ) -> list[bytes]:
+        """The frames of the reply: a header, then what it announces.
+
+        `page_bytes` is the most that it may hold; `about` is what `status` says of the server.
+        """
+        self._page_bytes, self._about = page_bytes, about or {}
         request_id, op = None, None
         try:
             document = requests.read(frame)
@@ -103,7 +108,7 @@ class Answers:
             return _book(exchange, request, complete)
         if isinstance(request, requests.Slice):
             _check_symbols(exchange, request.symbols)
-            return exchange.pages.page(request, complete, min(request.max_bytes, self.page_bytes))
+            return exchange.pages.page(request, complete, min(request.max_bytes, self._page_bytes))
         raise refusal("unknown_op", "not yet")
 
     # -- the catalogue -----------------------------------------------------------------------------------------------
@@ -140,6 +145,15 @@ class Answers:
                 **archived.processes, "complete": archived.complete, "fsynced": archived.fsynced
             }  # fmt: skip
         return {"processes": processes, "history": dict(self._about)}
+
+
+def failed(frame: bytes, code: str, message: str) -> list[bytes]:
+    """The reply to a request that was not worked on."""
+    try:
+        request_id, op = requests.identity(requests.read(frame))
+    except ArchivistError:
+        request_id, op = None, None
+    return _failed(request_id, op, code, message)
 
 
 def _failed(request_id: Any, op: Any, code: str, message: str) -> list[bytes]:

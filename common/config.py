@@ -103,6 +103,12 @@ class HistoryConfig:
 
     listen: str = "127.0.0.1:9000"
     """HOST:PORT where requests are answered."""
+    workers: int = 2
+    """Processes that answer; each takes one request at a time."""
+    waiting_max: int = 1_000
+    """Requests that may wait for a worker; beyond them the answer is `busy`."""
+    timeout_s: float = 60.0
+    """Seconds that one answer may take before its worker is ended."""
 
 
 @dataclass(frozen=True)

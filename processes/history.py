@@ -1,0 +1,316 @@
+"""Answer what is asked about the past: slices, books, gaps, tables, out of the storage directory.
+
+python -m processes.history [binance …] [--conf FILE] [--storage DIR] [--listen HOST:PORT]
+
+ROUTER   binds     history.listen      requests: one JSON frame; replies: a JSON header, then payload frames
+ROUTER   binds     a temporary socket  its workers, one request at a time each
+child    starts    history.workers     a worker, DEALER: reads the files, normalises
+files    reads     archive.storage     everything; it writes nothing
+
+It keeps nothing of a client beyond its reply: several may run on one directory, and each can be killed at any time.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import orjson
+import zmq
+
+from common.answers import Answers, failed
+from common.config import Config
+from common.curve import Gate
+from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, run_service, setup_logging
+from common.requests import PAGE_BYTES_MAX, REQUEST_BYTES_MAX
+from common.settings import add_arguments, from_arguments
+from common.turns import Turns
+
+log = logging.getLogger("history")
+
+Socket = zmq.Socket[bytes]
+
+POLL_MS = 100
+HELD_POLL_MS = 2  # while somebody's turn waits for bytes to be taken
+MESSAGES_A_TURN = 100
+FRAME_BYTES_MAX = 4 * REQUEST_BYTES_MAX
+"""Who sends a longer frame is disconnected before it is in memory; a request that is too large below it is told so."""
+REPLIES_MAX = 64
+"""Replies that one client may leave unread; what comes then is dropped, and it asks again."""
+TRACKED_BYTES = 8 * 1024
+UNSENT_MAX = 96 * 1024**2
+PAGE_BYTES_MIN = 64 * 1024
+TRIES = 2
+ENVELOPE_MAX = 8
+RESPAWN_S = 1.0
+
+
+@dataclass
+class Job:
+    """One request: `envelope` is what stood before it, and stands before the reply."""
+
+    client: bytes
+    envelope: list[bytes]
+    frame: bytes
+    tries: int = 0
+
+
+@dataclass
+class Worker:
+    name: bytes
+    process: BaseProcess
+    started: float
+    is_ready: bool = False
+    job: Job | None = None
+    number: int = 0
+    since: float = 0.0
+
+
+@dataclass
+class Counts:
+    answered: int = 0
+    refused: int = 0
+    dropped: int = 0
+    died: int = 0
+
+
+class History:
+    """The front: takes requests by turns, hands them to the workers, and their replies back."""
+
+    def __init__(self, config: Config) -> None:
+        self._config, self._settings = config, config.history
+        self._parent = Parent()
+        self._stopping = False
+        self._turns: Turns[Job] = Turns(self._settings.waiting_max)
+        self._workers: dict[bytes, Worker] = {}
+        self._jobs = self._names = 0
+        self._counts = Counts()
+        self._due_start = 0.0
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trade-archivist-"))
+            context = stack.enter_context(zmq.Context())
+            self._front = self._open_front(context, stack)
+            self._back_endpoint = f"ipc://{directory}/workers"
+            self._back = self._router(context, stack)
+            self._back.bind(self._back_endpoint)
+            stack.callback(self._end_workers)
+            log.info("history of %s answers on %s", self._config.archive.storage, self._settings.listen)
+            while not self._stopping and not self._parent.is_gone():
+                self._turn()
+            log.info("history ends: %s", self._counts)
+
+    def _open_front(self, context: "zmq.Context[Socket]", stack: ExitStack) -> Socket:
+        endpoint = f"tcp://{self._settings.listen}"
+        gate = stack.enter_context(Gate(context, self._config.curve))
+        self._key = gate.public
+        front = self._router(context, stack)
+        front.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        front.set(zmq.SNDHWM, REPLIES_MAX)
+        front.set(zmq.RCVHWM, REPLIES_MAX)
+        gate.secure(front, endpoint)
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                front.bind(endpoint)
+                return front
+            except zmq.ZMQError as error:
+                used = error.errno == zmq.EADDRINUSE  # by an orphan of a killed supervisor, perhaps: it ends
+                if used and time.monotonic() < deadline and not self._stopping:
+                    time.sleep(POLL_MS / 1000)
+                    continue
+                message = f"{endpoint} cannot be bound ({error}): give another with --listen or history.listen"
+                raise (LockedError if used else ConfigError)(message) from None
+
+    @staticmethod
+    def _router(context: "zmq.Context[Socket]", stack: ExitStack) -> Socket:
+        router = context.socket(zmq.ROUTER)
+        stack.callback(router.close, linger=0)
+        router.set(zmq.ROUTER_MANDATORY, 1)
+        return router
+
+    # -- one turn ------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Wait for something to do, and do what there is."""
+        self._keep_workers()
+        self._hand_out()
+        poller = zmq.Poller()
+        for socket in (self._front, self._back):
+            poller.register(socket, zmq.POLLIN)
+        for worker in self._workers.values():
+            poller.register(worker.process.sentinel, zmq.POLLIN)
+        is_held = self._turns.waiting and any(worker.is_ready and not worker.job for worker in self._workers.values())
+        poller.poll(HELD_POLL_MS if is_held else POLL_MS)
+        self._turns.settle()
+        for _ in range(MESSAGES_A_TURN):
+            if not self._take_reply():
+                break
+        for _ in range(MESSAGES_A_TURN):
+            if not self._take_request():
+                break
+
+    def _take_request(self) -> bool:
+        try:
+            client, *frames = self._front.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        cut = frames.index(b"") + 1 if b"" in frames else 0
+        envelope, rest = frames[:cut], frames[cut:]
+        if len(envelope) > ENVELOPE_MAX:
+            return True
+        job = Job(client, envelope, rest[0] if rest else b"")
+        if len(rest) != 1:
+            self._refuse(job, "malformed", f"{len(rest)} frames: send one, a JSON object")
+        elif not self._turns.add(client, job):
+            self._refuse(job, "busy", "too many requests are waiting: ask again in a moment")
+        return True
+
+    def _hand_out(self) -> None:
+        """Give each worker that is free the next request; the one who answered a client before, if it can be had."""
+        free = {name: each for name, each in self._workers.items() if each.is_ready and each.job is None}
+        while free and (taken := self._turns.take()) is not None:
+            _, client, job = taken
+            worker = free.pop(client.worker if client.worker in free else next(iter(free)))
+            self._jobs += 1
+            worker.job, worker.number, worker.since, client.worker = job, self._jobs, time.monotonic(), worker.name
+            page_bytes = min(PAGE_BYTES_MAX, max(PAGE_BYTES_MIN, (UNSENT_MAX - self._turns.unsent_bytes) // 4))
+            told = orjson.dumps({"number": worker.number, "page_bytes": page_bytes, "about": self._about()})
+            self._back.send_multipart([worker.name, told, job.frame])
+
+    def _about(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "listen": self._settings.listen,
+            "workers": [worker.process.pid for worker in self._workers.values()],
+            "clients": len(self._turns),
+            "waiting": self._turns.waiting,
+            "unsent_bytes": self._turns.unsent_bytes,
+            **vars(self._counts),
+        }
+
+    def _take_reply(self) -> bool:
+        try:
+            name, number, *reply = self._back.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        worker = self._workers.get(name.bytes)
+        if worker is None:
+            return True
+        worker.is_ready = True
+        if worker.job is not None and number.bytes == b"%d" % worker.number:
+            job, worker.job = worker.job, None
+            self._counts.answered += 1
+            self._reply(job, [memoryview(frame.buffer) for frame in reply])
+        return True
+
+    def _refuse(self, job: Job, code: str, message: str) -> None:
+        self._counts.refused += 1
+        self._reply(job, [memoryview(frame) for frame in failed(job.frame, code, message)])
+
+    def _reply(self, job: Job, frames: list[memoryview]) -> None:
+        """Send without waiting. Who is gone, or leaves too much unread, does not get it."""
+        size = sum(map(len, frames))
+        try:
+            self._front.send_multipart([job.client, *job.envelope], zmq.NOBLOCK | zmq.SNDMORE)
+            if size < TRACKED_BYTES:
+                self._front.send_multipart(frames, zmq.NOBLOCK)
+            else:
+                tracker = self._front.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
+                self._turns.sent(job.client, lambda: tracker is None or bool(tracker.done), size)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self._counts.dropped += 1
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def _keep_workers(self) -> None:
+        """Start what is missing; what died, or takes too long, is replaced."""
+        now = time.monotonic()
+        for worker in list(self._workers.values()):
+            if worker.job is not None and now - worker.since > self._settings.timeout_s:
+                job, worker.job = worker.job, None
+                log.warning(
+                    "worker %s ended: a request took more than %s s", worker.process.pid, self._settings.timeout_s
+                )
+                worker.process.kill()
+                self._refuse(job, "internal", f"it took more than {self._settings.timeout_s} s: ask for less")
+            if not worker.process.is_alive():
+                del self._workers[worker.name]
+                self._due_start = max(self._due_start, worker.started + RESPAWN_S)
+                self._mourn(worker)
+        while len(self._workers) < self._settings.workers and now >= self._due_start:
+            self._start_worker(now)
+
+    def _mourn(self, worker: Worker) -> None:
+        self._counts.died += 1
+        log.warning("worker %s died with %s", worker.process.pid, worker.process.exitcode)
+        worker.process.close()
+        if (job := worker.job) is None:
+            return
+        job.tries += 1
+        if job.tries < TRIES:
+            self._turns.add(job.client, job, first=True)
+        else:
+            self._refuse(job, "internal", "the process that worked on it died, twice: the server's log may say why")
+
+    def _start_worker(self, now: float) -> None:
+        self._names += 1
+        name = b"worker-%d" % self._names
+        endpoints = {exchange: (feed.events, self._key) for exchange, feed in self._config.feeds.items()}
+        arguments = (self._back_endpoint, name, os.getpid(), self._config.archive.storage, endpoints)
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=work, args=arguments, daemon=True)
+        process.start()
+        self._workers[name] = Worker(name, process, now)
+
+    def _end_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.process.kill()  # it writes nothing
+        for worker in self._workers.values():
+            worker.process.join()
+
+
+def work(endpoint: str, name: bytes, parent: int, storage: Path, endpoints: dict[str, tuple[str, str | None]]) -> None:
+    """Runs in a worker process: one request at a time, until the front is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    setup_logging()
+    answers = Answers(storage, endpoints)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.ROUTING_ID, name)
+        socket.connect(endpoint)
+        socket.send(b"0")
+        while os.getppid() == parent:
+            if socket.poll(POLL_MS * 5):
+                told, frame = socket.recv_multipart()
+                job = orjson.loads(told)
+                reply = answers.answer(frame, page_bytes=job["page_bytes"], about=job["about"])
+                socket.send_multipart([b"%d" % job["number"], *reply], copy=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m processes.history", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("exchanges", nargs="*", default=["binance"], help="those whose live events are told (binance)")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    setup_logging(args.log_level)
+    return run_service("history", lambda: History(from_arguments(args, args.exchanges)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
