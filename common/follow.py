@@ -26,6 +26,10 @@ POLL_S = 0.1  # until history is asked again for what it did not have yet; the a
 RETRY_S = 1.0  # after an error, and while nothing comes live
 LAG_S = 10.0  # how long a topic may stay behind the exchange's heartbeat before history is asked what it missed
 
+LOST = "lost with the machine"
+SKIPPED = "history does not answer"
+"""The reasons of the gaps that are made here: `withdrawn` and `open`."""
+
 _FAR = 1 << 62  # as far as history can
 _IDS = itertools.count(1)
 
@@ -62,18 +66,19 @@ class Follower:
         hold_bytes: int = HOLD_BYTES,
     ) -> None:
         self.error = ""  # what history said, while it answers with errors
-        self._exchange, self._strict, self._start = exchange, strict, start
+        self.symbols, self.strict = tuple(symbols), strict
+        self._exchange, self._start = exchange, start
         self._deadline_s = deadline_s if on_gap == "continue" else None
         self._hold_bytes = hold_bytes
         self._symbols: dict[str, list[_Topic]] = {}
         known = 0 if start is None else start - 1
-        for symbol in symbols:
+        for symbol in self.symbols:
             names = {name: topic(exchange, name, symbol).rstrip() for name in (*channels, GAP)}
             self._symbols[symbol] = [_Topic(name, channel, symbol, known) for channel, name in names.items()]
         self._all = [topic_ for topics in self._symbols.values() for topic_ in topics]
         self._topics = {topic_.name: topic_ for topic_ in self._all}
         self._places = {(topic_.channel, topic_.symbol): topic_ for topic_ in self._all}
-        self._beats = {topic(exchange, HEARTBEAT, symbol).rstrip(): symbol for symbol in (None, *symbols)}
+        self._beats = {topic(exchange, HEARTBEAT, symbol).rstrip(): symbol for symbol in (None, *self.symbols)}
         self._target: int | None = _FAR  # up to where history is wanted; None: all is known, live goes on
         self._joined = False  # a live message was seen
         self._held: deque[bytes] = deque()
@@ -94,6 +99,11 @@ class Follower:
     def subscriptions(self) -> list[bytes]:
         """What to subscribe to, before anything else."""
         return [name + b" " for name in (*self._topics, *self._beats)]
+
+    @property
+    def known(self) -> int:
+        """The number up to which everything was taken."""
+        return self._known()
 
     @property
     def waiting(self) -> str:
@@ -117,7 +127,7 @@ class Follower:
             seq = event["seq"]
             if event["prev"] <= topic_.known < seq and "part" not in event:  # by far the most
                 topic_.known = topic_.seq = seq
-                if not self._strict:
+                if not self.strict:
                     return (event,)
                 heapq.heappush(self._queue, (seq, name, 0, event))
                 return self._given()
@@ -170,7 +180,7 @@ class Follower:
             return None
         if self._asked is None:
             self._asked = {
-                "op": "slice", "id": next(_IDS), "exchange": self._exchange, "symbols": list(self._symbols),
+                "op": "slice", "id": next(_IDS), "exchange": self._exchange, "symbols": list(self.symbols),
                 "channels": list(dict.fromkeys(topic_.channel for topic_ in self._all if topic_.channel != GAP)),
                 "after": self._known(), "to": self._target, "format": "json", "snapshot": False,
             }  # fmt: skip
@@ -292,13 +302,13 @@ class Follower:
     def _pass_start(self, start: dict[str, Any]) -> None:
         """A run began. What was given out beyond the number before it is lost with the machine (rule 16)."""
         seq, last = start["seq"], start["last"]
-        self._queue = [entry for entry in self._queue if not last < entry[0] < seq]
+        self._queue = [entry for entry in self._queue if not last < entry[0] < seq or not entry[1]]  # but our own gaps
         heapq.heapify(self._queue)
         for symbol, topics in self._symbols.items():
-            given = [(topic_, topic_.delivered if self._strict else topic_.seq) for topic_ in topics]
+            given = [(topic_, topic_.delivered if self.strict else topic_.seq) for topic_ in topics]
             lost = [topic_.channel for topic_, number in given if last < number < seq]
             if lost:
-                gap = self._gap(symbol, "withdrawn", "lost with the machine", seq, start.get("ts_recv"))
+                gap = self._gap(symbol, "withdrawn", LOST, seq, start.get("ts_recv"))
                 self._tell(gap | {"channels": lost, "first_seq": last + 1, "last_seq": seq - 1})
 
     # -- what goes out -----------------------------------------------------------------------------------------
@@ -311,7 +321,7 @@ class Follower:
         self._give(seq, topic_.name, part, event)
 
     def _give(self, seq: int, name: bytes, part: int, event: Event) -> None:
-        if self._strict:
+        if self.strict:
             heapq.heappush(self._queue, (seq, name, part, event))
         else:
             self._out.append(event)
@@ -345,7 +355,7 @@ class Follower:
 
     def _open_gap(self, topic_: _Topic, last: int, seq: int, ts_recv: int | None) -> None:
         """Going on without what history did not give (rule 17)."""
-        gap = self._gap(topic_.symbol, "open", "history does not answer", seq, ts_recv)
+        gap = self._gap(topic_.symbol, "open", SKIPPED, seq, ts_recv)
         numbers = {"first_seq": topic_.known + 1, "last_seq": last}
         self._tell(gap | {"channels": [topic_.channel]} | numbers)
 
