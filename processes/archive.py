@@ -1,4 +1,4 @@
-"""Run a whole pipeline in the foreground: a stand-in exchange where one is configured, the archiver, the feeds.
+"""Run a whole pipeline in the foreground: a stand-in exchange where one is configured, archiver, history, the feeds.
 
     python -m processes.archive binance [okx ...] --storage ./storage-dir/ --listen 127.0.0.1:9000
 
@@ -117,6 +117,7 @@ def programs(config: Config, args: argparse.Namespace) -> list[Program]:
         market = ["--port", str(config.standin.port), "--synthetic", f"--symbols={symbols}"]
         found.append(Program("standin", "processes.standin", [names[0], *market]))
     found.append(Program("archiver", "processes.archiver", [*names, *common]))
+    found.append(Program("history", "processes.history", [*names, *common]))
     for name, feed in config.feeds.items():
         # A feed that runs by itself is the first of its own list: it is told its port.
         events = [f"--publish={feed.events.removeprefix('tcp://')}"] if feed.events.startswith("tcp://") else []
@@ -221,6 +222,7 @@ def where_to_look(config: Config, conf: Path) -> str:
         "recording": f"{recorded} from {source}",
         "storage": _shown(config.archive.storage),
         "events": ", ".join(each.events for each in config.feeds.values()),
+        "history": f"tcp://{config.history.listen}",
         "five trades": _shown_command("-c", f"'{subscribe}'"),
         "follow": f"{_research()} follow {name} {feed.symbols[0]} --events {feed.events}",
         "prove": f"{_research()} verify {shlex.quote(_shown(config.archive.storage))}",

@@ -107,7 +107,7 @@ class Pipeline:
         return {name: int(pid) for name, pid in re.findall(r"^(\S+) +RUNNING +pid (\d+)", told, re.MULTILINE)}
 
     def wait_until_running(self) -> dict[str, int]:
-        eventually("all processes run", lambda: len(self.pids()) == 3)
+        eventually("all processes run", lambda: len(self.pids()) == 4)
         return self.pids()
 
     def trade(self) -> dict[str, object]:
@@ -191,11 +191,12 @@ def test_archive_when_interrupted_then_everything_stops_in_order_and_its_output_
     assert pipeline.stop(signal.SIGINT) == EXIT_OK
     printed = read_to_end(reader)
     assert f"tcp://127.0.0.1:{pipeline.ports['events']}" in printed
+    assert f"tcp://127.0.0.1:{pipeline.ports['listen']}" in printed
     assert "python -m processes.archive binance" in printed
     assert " INFO " in printed, "the processes' own log lines"
     assert not any(is_alive(pid) for pid in pids.values())
     stopped = re.findall(r"(?:stopped|exited): (\S+) \(exit status (\d)", pipeline.conf.with_suffix(".log").read_text())
-    assert stopped == [("feed-binance", "0"), ("archiver", "0"), ("standin", "0")]
+    assert stopped == [("feed-binance", "0"), ("history", "0"), ("archiver", "0"), ("standin", "0")]
     assert (pipeline.storage / "binance" / "archived.json").exists()
     assert not (pipeline.storage / ".run" / "supervisor.sock").exists()
 
@@ -206,7 +207,7 @@ def test_archive_when_stdout_is_a_socket_then_each_process_logs_to_a_file(pipeli
         pipeline.start(theirs.fileno())
         logs = [pipeline.conf.parent / f"{name}.log" for name in pipeline.wait_until_running()]
         assert pipeline.stop() == EXIT_OK
-    assert len(logs) == 3
+    assert len(logs) == 4
     assert " INFO " in "".join(log.read_text() for log in logs)
 
 
@@ -214,9 +215,10 @@ def test_archive_when_a_process_is_killed_then_it_is_restarted_and_trades_go_on(
     pipeline.start(subprocess.DEVNULL)
     before = pipeline.wait_until_running()
     first = pipeline.trade()
-    for name in ("feed-binance", "archiver"):
+    killed = ("feed-binance", "archiver", "history")
+    for name in killed:
         os.kill(before[name], signal.SIGKILL)
-    eventually("both run again", lambda: len(pipeline.pids().items() - before.items()) == 2)
+    eventually("all run again", lambda: len(pipeline.pids().items() - before.items()) == len(killed))
     second = pipeline.trade()
     assert int(str(second["seq"])) > int(str(first["seq"]))
     assert pipeline.stop() == EXIT_OK
@@ -297,10 +299,11 @@ def parsed(*argv: str) -> tuple[Config, argparse.Namespace]:
 
 def test_programs_when_options_are_given_then_each_process_gets_them() -> None:
     conf = str(ROOT / "conf" / "sandbox.toml")
-    standin, archiver, feed = archive.programs(*parsed("--conf", conf, "--symbols", "A,B", "--codec", "zstd"))
+    standin, archiver, history, feed = archive.programs(*parsed("--conf", conf, "--symbols", "A,B", "--codec", "zstd"))
     common = ["binance", "--symbols=A,B", "--codec=zstd", "--log-level=INFO", f"--conf={conf}"]
     assert standin == ("standin", "processes.standin", ["binance", "--port", "9443", "--synthetic", "--symbols=A,B"])
     assert archiver == ("archiver", "processes.archiver", common)
+    assert history == ("history", "processes.history", common)
     assert feed == ("feed-binance", "processes.feed", [*common, "--publish=127.0.0.1:9011"])
 
 
