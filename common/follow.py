@@ -50,7 +50,8 @@ class Follower:
 
     `start` is the first number wanted, None: from the first live message on. `strict` keeps (`seq`, topic, `part`)
     across topics even after a silent drop, at the cost of up to one heartbeat. `on_gap="continue"` goes on, with a
-    `gap` event of state `open`, when history did not get on for `deadline_s` while a hole waits to be filled.
+    `gap` event of state `open`, when history did not get on for `deadline_s` while a hole waits to be filled; what
+    was lost with the machine meanwhile is then not told.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Follower:
         self._floor = known
         self._lag = (0, 0.0)  # what the exchange's heartbeat said, and when, that not every topic has reached
         self._asked: dict[str, Any] | None = None  # the request under way
+        self._following: dict[str, Any] | None = None  # the one for the page after the last
         self._due = self._since = float("-inf")  # when to ask (again); since when history did not get on
         self._timeout = TIMEOUT_S
         self._forced = False  # going on over holes
@@ -147,19 +149,22 @@ class Follower:
         asked = self._asked
         if asked is None or header.get("id") != asked["id"]:
             return ()
-        self._asked = None
+        self._asked = self._following = None
         if (error := header.get("error")) is not None:
             self.error = f"{error.get('code')}: {error.get('message')}"
             self._due = now + RETRY_S
             return ()
         self.error, self._timeout, self._complete = "", TIMEOUT_S, header["complete_to"]
-        covered = min(header["covered"], asked["to"])
+        covered, before = min(header["covered"], asked["to"]), self._known()
         self._take_past(header.get("starts", ()), events, covered)
-        if covered > asked["after"]:
+        if self._known() > before:
             self._since = now
-        whole_page = covered >= min(asked["to"], header["complete_to"])
-        self._due = now + (POLL_S if self._joined else RETRY_S) if whole_page else now
+        if header.get("next") is not None:  # history goes on from there without beginning anew
+            self._following = {**asked, "next": header["next"]}
+        got_all = covered >= min(asked["to"], header["complete_to"])
+        self._due = now + (POLL_S if self._joined else RETRY_S) if got_all else now
         if self._target is not None and self._known() >= self._target:
+            self._following = None
             self._go_on(now)
         return self._given()
 
@@ -169,7 +174,7 @@ class Follower:
             self._since = now
         if self._deadline_s is None or not self._held or now - self._since < self._deadline_s:
             return ()
-        self._asked, self._forced = None, True
+        self._asked, self._following, self._forced = None, None, True
         self._go_on(now)
         self._forced = False
         return self._given()
@@ -178,7 +183,9 @@ class Follower:
         """The request that is to be sent now. A lost one is given again under its own id: a late reply still counts."""
         if self._target is None or now < self._due or (not self._joined and self._start is None):
             return None
-        if self._asked is None:
+        if self._asked is None and self._following is not None:
+            self._asked = {**self._following, "id": next(_IDS)}
+        elif self._asked is None:
             self._asked = {
                 "op": "slice", "id": next(_IDS), "exchange": self._exchange, "symbols": list(self.symbols),
                 "channels": list(dict.fromkeys(topic_.channel for topic_ in self._all if topic_.channel != GAP)),
@@ -357,6 +364,7 @@ class Follower:
         """Going on without what history did not give (rule 17)."""
         gap = self._gap(topic_.symbol, "open", SKIPPED, seq, ts_recv)
         numbers = {"first_seq": topic_.known + 1, "last_seq": last}
+        topic_.known = seq - 1
         self._tell(gap | {"channels": [topic_.channel]} | numbers)
 
     def _gap(self, symbol: str, state: str, reason: str, seq: int, ts_recv: int | None) -> Event:
@@ -368,4 +376,4 @@ class Follower:
 
 
 def _is_taken(topic_: _Topic, seq: int, part: int) -> bool:
-    return seq <= topic_.known or (seq == topic_.seq and part <= topic_.part)
+    return seq <= topic_.known or (seq, part) <= (topic_.seq, topic_.part)
