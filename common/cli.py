@@ -1,6 +1,6 @@
 """The command `trade-archivist`: what researchers do with an archive, and with a feed.
 
-    trade-archivist verify | cat | normalise | symbols | follow | keys
+    trade-archivist verify | rebuild | cat | normalise | symbols | follow | keys
 
 Exit codes: 0 done (of `verify`: whole), 1 damaged, 2 could not run. Errors are one sentence on stderr.
 """
@@ -13,8 +13,7 @@ from pathlib import Path
 
 from . import __version__
 from .codec import CodecError, MissingPackageError
-from .config import FeedConfig
-from .events import CHANNELS
+from .cli_parser import add_research, count, words
 from .process import EXIT_CONFIG, EXIT_OK, ConfigError
 
 EXIT_DAMAGED = 1
@@ -22,11 +21,13 @@ EXIT_INTERRUPTED = 130
 
 _EXAMPLES = """\
 examples:
+  trade-archivist slice binance BTCUSDT --channels trade --start -1h -o trades.parquet
+  trade-archivist follow binance BTCUSDT --start -10m
   trade-archivist verify ./storage-dir
+  trade-archivist rebuild ./storage-dir
   trade-archivist symbols binance --storage ./storage-dir
   trade-archivist cat --payload ./storage-dir/binance/BTCUSDT/2026-01/*.bz2
   trade-archivist cat --merge ./storage-dir/binance/{BTCUSDT,_}/2026-01/*.bz2 | trade-archivist normalise binance
-  trade-archivist follow binance BTCUSDT --channels trade,book
 """
 
 _VERIFY = """\
@@ -35,6 +36,14 @@ each open file by its lines. Then all files of an exchange together must hold ea
 at a start and what a manifest names as lost. It may run while the archive is being written.
 
 exit code: 0 whole, 1 damaged (each finding with file, offset and mend), 2 could not run
+"""
+
+_REBUILD = """\
+Makes the tables (Parquet) of sealed files from their records, where there are none, where they are damaged, and where
+they are of an older normaliser: after an update that mends an exchange's adapter. Each file is committed by itself:
+interrupt it and run it again, it goes on. It may run while the archive is being written and read.
+
+exit code: 0 done, 1 of some files no tables could be made (each is told), 2 could not run
 """
 
 _CAT = """\
@@ -56,14 +65,6 @@ The events of a symbol follow from its own records merged by seq with those of n
 Each line is the body of a live message, byte for byte; with --topics the whole message.
 """
 
-_FOLLOW = """\
-Live events as JSON lines, from now on, until Ctrl-C. A symbol's gaps come with any of its channels.
-
-examples:
-  trade-archivist follow binance BTCUSDT ETHUSDT
-  trade-archivist follow binance BTCUSDT --channels trade --count 10 --events tcp://127.0.0.1:9011
-"""
-
 _KEYS = """\
 Servers that other machines reach need keys (CURVE: encrypted, and only known clients get in). The first call makes the
 server's pair too; each further one, with another --name, one more client's. Nothing is overwritten.
@@ -73,18 +74,6 @@ server's pair too; each further one, with another --name, one more client's. Not
   DIR/allowed/NAME.key         clients that may connect
   DIR/clients/NAME.key_secret  belongs on the client's machine
 """
-
-
-def words(text: str) -> list[str]:
-    """`a,b` as a list."""
-    return [word for word in text.split(",") if word]
-
-
-def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 class _Command(argparse.ArgumentParser):
@@ -120,13 +109,10 @@ def parser() -> argparse.ArgumentParser:
         )
 
     _add_verify(command("verify", "prove that a storage directory is whole", _VERIFY))
+    _add_rebuild(command("rebuild", "make the tables of a storage directory anew", _REBUILD))
     _add_cat(command("cat", "print the records of archive files (.bz2, .zst, .open) and journals (.records)", _CAT))
     _add_normalise(command("normalise", "turn records into events", _NORMALISE))
-    symbols = command("symbols", "list what a storage directory holds", "")
-    symbols.add_argument("exchange", nargs="?", help="only this one")
-    symbols.add_argument("--storage", type=Path, required=True, metavar="DIR", help="the storage directory")
-    symbols.add_argument("--json", action="store_true", help="one JSON object")
-    _add_follow(command("follow", "print live events", _FOLLOW))
+    add_research(command)
     keys = command("keys", "make key pairs for a server and a client", _KEYS)
     keys.add_argument("directory", nargs="?", type=Path, default=Path("keys"), metavar="DIR", help="default: keys")
     keys.add_argument("--name", default="client", help="the client's name, that of its files (client)")
@@ -139,6 +125,14 @@ def _add_verify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     default = min(4, os.cpu_count() or 1)
     sub.add_argument("--jobs", type=count, default=default, help=f"files that are decompressed at a time ({default})")
+
+
+def _add_rebuild(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("directory", type=Path, metavar="DIR", help="the storage directory, or that of one exchange")
+    sub.add_argument("--exchange", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    default = os.cpu_count() or 1
+    sub.add_argument("--workers", type=count, default=default, help=f"processes at work at a time ({default})")
+    sub.add_argument("--force", action="store_true", help="make those that are in order anew, too")
 
 
 def _add_cat(sub: argparse.ArgumentParser) -> None:
@@ -157,15 +151,6 @@ def _add_normalise(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--topics", action="store_true", help="each event with its topic and a space in front")
 
 
-def _add_follow(sub: argparse.ArgumentParser) -> None:
-    events = FeedConfig().events
-    sub.add_argument("exchange")
-    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it")
-    sub.add_argument("--channels", type=words, default=list(CHANNELS), metavar="trade,…", help=", ".join(CHANNELS))
-    sub.add_argument("--events", default=events, metavar="ENDPOINT", help=f"the feed's events ({events})")
-    sub.add_argument("--count", type=count, metavar="N", help="end after so many events")
-
-
 def _run(args: argparse.Namespace) -> int:
     """Run the command. What it needs is imported only now: `cat` starts faster without sockets."""
     if args.command == "follow":
@@ -176,6 +161,10 @@ def _run(args: argparse.Namespace) -> int:
         from .cli_keys import keys
 
         return keys(args.directory, args.name)
+    if args.command == "rebuild":
+        from . import cli_rebuild
+
+        return cli_rebuild.run(args.directory, args.exchange, args.workers, force=args.force)
     if args.command in ("verify", "symbols"):
         from . import cli_storage
 

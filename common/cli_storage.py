@@ -21,7 +21,7 @@ TAIL_BYTES = 1024 * 1024
 CLEAR_LINE = "\r\x1b[K"
 
 
-def _exchanges(directory: Path, wanted: Sequence[str]) -> list[Path]:
+def exchange_dirs(directory: Path, wanted: Sequence[str]) -> list[Path]:
     """The directories of the exchanges that are wanted. Raises ConfigError."""
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such directory: name the storage directory")
@@ -39,7 +39,7 @@ def _exchanges(directory: Path, wanted: Sequence[str]) -> list[Path]:
 
 
 def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool) -> int:
-    reports = [proof.verify(path, jobs, _progress()) for path in _exchanges(directory, wanted)]
+    reports = [proof.verify(path, jobs, _progress()) for path in exchange_dirs(directory, wanted)]
     if sys.stderr.isatty():
         print(end=CLEAR_LINE, file=sys.stderr)
     if not any(report.files or report.findings for report in reports):
@@ -89,7 +89,7 @@ def symbols(directory: Path, exchange: str | None, *, as_json: bool) -> int:
     disk = Disk()
     rows = [
         {"exchange": path.name, **_summary(disk, symbol_dir)}
-        for path in _exchanges(directory, [exchange] if exchange else [])
+        for path in exchange_dirs(directory, [exchange] if exchange else [])
         for symbol_dir in symbol_dirs(disk, path)
     ]
     if as_json:

@@ -67,6 +67,35 @@ def table_name(stem: str, channel: str, number: int = 1) -> str:
     return f"{stem}.{channel}{PARQUET}" if number == 1 else f"{stem}.{channel}.{number}{PARQUET}"
 
 
+def stem_of(name: str) -> str | None:
+    """The stem of the file whose table is called so, under a temporary name too; None where it is no table's name."""
+    base = name.removesuffix(".tmp")
+    if not base.endswith(PARQUET):
+        return None
+    stem, _, channel = base.removesuffix(PARQUET).rpartition(".")
+    return stem.rpartition(".")[0] if channel.isdigit() else stem
+
+
+def is_stale(line: dict[str, Any], span: Covers, adapter: Adapter) -> bool:
+    """Whether a file has no tables, or those of another normaliser, or they end elsewhere than they must by now."""
+    return "tables" not in line or line["normaliser"] != version(adapter) or line["covers"] != list(span)
+
+
+def damaged_tables(month: Path, line: dict[str, Any]) -> list[tuple[Path, str]]:
+    """The table files that a manifest line names and that are not what it says, each with what is wrong."""
+    found = []
+    for facts in line.get("tables", {}).values():
+        path = month / facts["file"]
+        try:
+            if (size := path.stat().st_size) != facts["bytes"]:
+                found.append((path, f"has {size} bytes, not {facts['bytes']}"))
+            elif _sha256(path) != facts["sha256"]:
+                found.append((path, "has another SHA-256 than the manifest says"))
+        except FileNotFoundError:
+            found.append((path, "is missing, the manifest names it"))
+    return found
+
+
 # -- events --------------------------------------------------------------------------------------------------------
 
 
@@ -209,8 +238,7 @@ class _TableWriter:
         self._writer.add_key_value_metadata({"inexact": str(self._inexact)})
         self._writer.close()
         Disk().sync_file(self.temporary)
-        with self.temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _sha256(self.temporary)
         size = self.temporary.stat().st_size
         return {"file": self.path.name, "bytes": size, "sha256": digest, **self._facts, "inexact": self._inexact}
 
@@ -219,6 +247,11 @@ class _TableWriter:
         with contextlib.suppress(Exception):  # what it could not write before, it cannot now
             self._writer.close()
         remove_if_there(Disk(), self.temporary)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _encodings(channel: str) -> dict[str, Any]:
