@@ -312,11 +312,13 @@ class Follower:
         self._queue = [entry for entry in self._queue if not last < entry[0] < seq or not entry[1]]  # but our own gaps
         heapq.heapify(self._queue)
         for symbol, topics in self._symbols.items():
-            given = [(topic_, topic_.delivered if self.strict else topic_.seq) for topic_ in topics]
-            lost = [topic_.channel for topic_, number in given if last < number < seq]
+            lost = [topic_ for topic_ in topics if last < (topic_.delivered if self.strict else topic_.seq) < seq]
+            for topic_ in lost:  # of what is left it may have been given all
+                topic_.delivered = topic_.seq = last
             if lost:
                 gap = self._gap(symbol, "withdrawn", LOST, seq, start.get("ts_recv"))
-                self._tell(gap | {"channels": lost, "first_seq": last + 1, "last_seq": seq - 1})
+                channels = {"channels": [topic_.channel for topic_ in lost]}
+                self._tell(gap | channels | {"first_seq": last + 1, "last_seq": seq - 1})
 
     # -- what goes out -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,283 @@
+"""Followers and history in the simulated world: the very `Follower`, links that drop, answers that get lost or late."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from common.events import GAP, Event
+from common.follow import Follower
+from common.normaliser import Normaliser
+from common.record import decode
+from common.storage import read_archived
+from tests.simulated_disk import NEVER, Killed
+from tests.simulated_processes import ADAPTER, CHANNELS, SYMBOLS
+from tests.simulation import World
+from tests.truth import STORAGE
+
+
+class SimFollower:
+    """One consumer: what `client.follow` does, without sockets."""
+
+    def __init__(self, world: "FollowWorld", start: int | None, **options: Any) -> None:
+        self.world, self.start, self.options = world, start, options
+        self.follower = Follower("binance", options.pop("symbols", SYMBOLS), CHANNELS, start, **options)
+        self.link: deque[bytes] = deque()
+        self.high_water = NEVER
+        self.replies: list[tuple[dict[str, Any], list[Event]]] = []
+        self.events: list[Event] = []
+        self.dropped = False  # something that was published to it is lost
+        self.pending: list[bytes] = self.follower.subscriptions  # subscriptions that the feed has not got yet
+
+    def publish(self, message: bytes) -> None:
+        world = self.world
+        name = message[: message.index(b" ") + 1]
+        if self.pending and world.random.random() < 0.7:
+            self.pending.pop(world.random.randrange(len(self.pending)))
+        if name not in self.follower.subscriptions:
+            return
+        if name in self.pending or len(self.link) >= self.high_water or world.drops():
+            self.dropped = True
+            return
+        self.link.append(message)
+
+    def disconnect(self, *, in_flight: bool) -> None:
+        """The feed is gone: so may be what was on its way. Subscriptions are sent again to the next one."""
+        if in_flight:
+            for _ in range(self.world.random.randint(0, len(self.link))):
+                self.link.pop()
+                self.dropped = True
+        self.pending = self.follower.subscriptions
+        self.dropped = self.dropped or self.follower.waiting != ""
+
+    def receive(self, count: int) -> None:
+        for _ in range(min(count, len(self.link))):
+            message = self.link.popleft()
+            if self.start is None:
+                content = orjson.loads(message.partition(b" ")[2])
+                self.start = content["at"] + 1 if message.startswith(b"binance/heartbeat") else content["seq"]
+            self.events += self.follower.take(message, self.world.now)
+
+    def hear(self, reply: tuple[dict[str, Any], list[Event]]) -> None:
+        self.events += self.follower.answer(*reply, self.world.now)
+
+    def look(self) -> None:
+        """Time passes; what is to be asked is asked."""
+        self.events += self.follower.tick(self.world.now)
+        if (request := self.follower.request(self.world.now)) is not None:
+            self.world.requests.append((self, request))
+
+
+class SimHistory:
+    """Answers slices out of the archive's files."""
+
+    def __init__(self, world: "FollowWorld") -> None:
+        self.world, self.disk = world, world.new_disk("history")
+        self._numbers: list[int] = []  # what was normalised already
+        self._found: list[tuple[int, list[bytes]]] = []
+        self._starts: list[dict[str, Any]] = []
+        self._normaliser = Normaliser(ADAPTER)
+
+    def answer(self, request: dict[str, Any], page: int) -> tuple[dict[str, Any], list[Event]]:
+        """A page of at most so many events' records. Raises Killed."""
+        head = {"id": request["id"], "op": "slice"}
+        complete = read_archived(self.disk, STORAGE).trusted(self.world.boot_id)  # before the files (rule 18)
+        self._read(complete)
+        after, to = request["after"], min(request["to"], complete)
+        if token := request.get("next"):
+            after, to = orjson.loads(token)
+            if after < to > complete:
+                return head | {"error": {"code": "changed", "message": "ask anew"}}, []
+        events: list[Event] = []
+        covered = to
+        for seq, messages in self._found:
+            if after < seq <= to:
+                if len(events) >= page:
+                    covered = seq - 1
+                    break
+                events += self._wanted(messages, request)
+        starts = [start for start in self._starts if after < start["seq"] <= covered]
+        token = orjson.dumps([covered, to]).decode() if covered < to else None
+        head |= {"after": after, "covered": max(covered, after), "to": to, "next": token}
+        return head | {"complete_to": complete, "starts": starts, "events": len(events)}, events
+
+    @staticmethod
+    def _wanted(messages: list[bytes], request: dict[str, Any]) -> Iterator[Event]:
+        channels, symbols = {*request["channels"], GAP}, set(request["symbols"])
+        for message in messages:
+            event = orjson.loads(message.partition(b" ")[2])
+            if event["channel"] in channels and event["symbol"] in symbols:
+                yield event
+
+    def _read(self, complete: int) -> None:
+        records: dict[int, bytes] = {}
+        for symbol in ("_", *SYMBOLS):
+            self.disk.step()
+            if self.disk.kill_within:
+                raise Killed
+            records |= self.world.truth.contents(symbol)
+        numbers = sorted(seq for seq in records if seq <= complete)
+        if numbers[: len(self._numbers)] != self._numbers:
+            self.__init__(self.world)  # type: ignore[misc]
+        for seq in numbers[len(self._numbers) :]:
+            record = decode(records[seq])
+            if record.kind == "start":
+                self._starts.append({"seq": seq, "last": record.head["last"], "ts_recv": record.ts_recv})
+            if messages := self._normaliser.messages(record):
+                self._found.append((seq, messages))
+            self._normaliser.actions.clear()
+        self._numbers = numbers
+
+
+class FollowWorld(World):
+    """The world with an early follower, late ones, and history."""
+
+    turns = (40, 150)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.followers: list[SimFollower] = []
+        self.requests: list[tuple[SimFollower, dict[str, Any]]] = []
+        self.late: list[tuple[SimFollower, tuple[dict[str, Any], list[Event]]]] = []
+        self.lossy = self.random.random() < 0.5
+        self.history: SimHistory | None = SimHistory(self)
+        if not self.calm:
+            self.join(1)
+
+    @property
+    def now(self) -> float:
+        return self.monotonic / 1e9
+
+    def drops(self) -> bool:
+        return self.lossy and not self.calm and self.random.random() < 0.1
+
+    def join(self, start: int | None, **options: Any) -> SimFollower:
+        follower = SimFollower(self, start, **options)
+        self.followers.append(follower)
+        return follower
+
+    # -- turns -------------------------------------------------------------------------------------------------
+
+    def choices(self) -> tuple[list[str], list[float]]:
+        names, weights = super().choices()
+        joins = 0.5 if len(self.followers) < 6 else 0.0
+        return [*names, "follower", "history", "history_fails", "join"], [*weights, 6.0, 4.0, 0.3, joins]
+
+    def _join(self) -> None:
+        random = self.random
+        highest = max(self.truth.used, default=0)
+        lowest = min(self.truth.used, default=1)
+        start = random.choice((1, lowest, highest, highest + 1, random.randint(lowest, highest + 3), None))
+        follower = self.join(
+            start,
+            strict=random.random() < 0.4,
+            symbols=random.choice((SYMBOLS, SYMBOLS, SYMBOLS[:1], (*SYMBOLS, "ZZZ"))),
+            hold_bytes=random.choice((400, 3000, 1 << 26)),
+            on_gap="continue" if random.random() < 0.15 else "wait",
+            deadline_s=5.0,
+        )
+        follower.high_water = random.choice((3, 20, NEVER))
+
+    def _follower(self) -> None:
+        if not self.followers:
+            return
+        follower = self.random.choice(self.followers)
+        follower.receive(self.random.randint(0, 8))
+        for _ in range(self.random.randint(0, 2)):
+            if follower.replies:
+                follower.hear(follower.replies.pop(self.random.randrange(len(follower.replies))))
+        follower.look()
+
+    def _history(self) -> None:
+        if self.history is None:
+            self.history = SimHistory(self)
+        for _ in range(self.random.randint(1, 3)):
+            if self.requests:
+                self._serve(*self.requests.pop(0))
+        if self.late and self.random.random() < 0.3:
+            follower, reply = self.late.pop()
+            follower.replies.append(reply)
+
+    def _serve(self, follower: SimFollower, request: dict[str, Any]) -> None:
+        chance = 1.0 if self.calm else self.random.random()
+        if chance < 0.1 or self.history is None:
+            return  # lost
+        try:
+            reply = self.history.answer(request, self.random.choice((1, 5, 1000)))
+        except Killed:
+            self._history_fails()
+            return
+        if chance < 0.15:
+            error = {"code": "busy", "message": "ask again"}
+            reply = {"id": request["id"], "op": "slice", "error": error}, []
+        follower.replies += [reply] * (2 if chance < 0.25 else 1)
+        if chance < 0.35:
+            self.late.append((follower, follower.replies.pop()))
+
+    def _history_fails(self) -> None:
+        self.history = None
+        self.requests.clear()
+
+    # -- the feed's other socket ---------------------------------------------------------------------------------
+
+    def publish(self, message: bytes) -> None:
+        for follower in self.followers:
+            follower.publish(message)
+        if self.feed is not None:
+            self.feed.disk.step()
+            if self.feed.disk.kill_within:
+                raise Killed
+
+    def bury(self, name: str) -> None:
+        if name == "feed" and self.feed is not None:
+            self.disconnect()
+        super().bury(name)
+
+    def feed_dies_with_power(self) -> None:
+        super().feed_dies_with_power()
+        self.disconnect()
+        self._history_fails()
+
+    def disconnect(self) -> None:
+        in_flight = not self.calm and self.random.random() < 0.5
+        for follower in self.followers:
+            follower.disconnect(in_flight=in_flight)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        super().settle()
+        self.settle_followers()
+
+    def settle_followers(self) -> None:
+        """Nothing fails any more: within some seconds every follower has everything."""
+        assert self.feed is not None
+        self.history = SimHistory(self)
+        for follower in self.followers:
+            follower.pending = []
+        for _ in range(60):
+            self.monotonic += 1_000_000_000
+            self.feed.heartbeats()
+            for follower in self.followers:
+                self._settle_one(follower)
+            if self.monotonic % 3_000_000_000 and all(self.is_done(follower) for follower in self.followers):
+                return
+        waiting = [(follower.follower.waiting, follower.options) for follower in self.followers]
+        raise AssertionError(f"followers do not get on: {waiting}")
+
+    def _settle_one(self, follower: SimFollower) -> None:
+        for _ in range(30):
+            self.monotonic += 20_000_000
+            follower.receive(1 << 20)
+            for reply in follower.replies:
+                follower.hear(reply)
+            follower.replies.clear()
+            follower.look()
+            while self.requests:
+                self._serve(*self.requests.pop(0))
+
+    def is_done(self, follower: SimFollower) -> bool:
+        assert self.feed is not None
+        inner = follower.follower
+        return not inner.waiting and not follower.link and inner.known >= self.feed.recorder.published
