@@ -62,10 +62,18 @@ def given_options(args: argparse.Namespace) -> dict[str, str]:
 
 def from_arguments(args: argparse.Namespace, exchanges: Sequence[str]) -> Config:
     """The configuration of a process. Without exchanges: all that are configured. Raises ConfigError."""
-    path = args.conf or (Path(named) if (named := os.environ.get(CONF_VARIABLE)) else None)
-    if path is None and CHECKOUT_CONF.exists():
-        path = CHECKOUT_CONF
-    return load(path, exchanges, given_options(args), os.environ)
+    return load(_found(args.conf), exchanges, given_options(args), os.environ)
+
+
+def without_feeds(conf: Path | None, options: Mapping[str, str]) -> Config:
+    """The configuration of who only reads an archive: no exchange need be configured. Raises ConfigError."""
+    return load(_found(conf), None, options, os.environ)
+
+
+def _found(conf: Path | None) -> Path | None:
+    """The file that is named by option or variable, or that of the checkout."""
+    path = conf or (Path(named) if (named := os.environ.get(CONF_VARIABLE)) else None)
+    return CHECKOUT_CONF if path is None and CHECKOUT_CONF.exists() else path
 
 
 class Setting(NamedTuple):
@@ -75,15 +83,20 @@ class Setting(NamedTuple):
     value: Any
 
 
-def load(path: Path | None, exchanges: Sequence[str], options: Mapping[str, str], environ: Mapping[str, str]) -> Config:
-    """Read, merge and check. `options` are keyed as OPTIONS is; without exchanges, all that are configured are taken.
+def load(
+    path: Path | None, exchanges: Sequence[str] | None, options: Mapping[str, str], environ: Mapping[str, str]
+) -> Config:
+    """Read, merge and check. `options` are keyed as OPTIONS is; of no exchanges, all that are configured are taken;
+    with None, no feed.
 
     Raises ConfigError, in one line that names the file (or variable, or option), the key and the mend.
     """
     kinds = _kinds()
     settings = {**_from_file(path, kinds), **_from_environ(environ, kinds)}
-    names = list(exchanges) or sorted({key.split(".")[1] for key in settings if key.startswith("feed.")})
-    _check_exchanges(names)
+    names: list[str] = []
+    if exchanges is not None:
+        names = list(exchanges) or sorted({key.split(".")[1] for key in settings if key.startswith("feed.")})
+        _check_exchanges(names)
     settings |= _from_options(options, names, kinds)
     numbered = {
         f"feed.{name}.events": Setting("defaults", _next_endpoint("defaults", FeedConfig.events[6:], index))

@@ -30,8 +30,28 @@ def parse_time(value: object, now_ns: int) -> int:
     raise ValueError(f"not a time: {value!r}: give ns since the epoch, ISO 8601 (2024-08-08T23:50) or -2h, -10m, now")
 
 
+def parse_interval(value: object) -> int:
+    """A length of time in ns: text as `100ms`, `1s`, `5m`, `1h`, `1d`, `1w`, or ns as an integer. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str) and (match := _RELATIVE.fullmatch(f"-{value}")):
+        interval = int(float(match[1]) * _UNITS_NS[match[2]])
+        if interval > 0:
+            return interval
+    raise ValueError(f"not an interval: {value!r}: give 100ms, 1s, 5m, 1h, 1d, or ns as an integer")
+
+
 def _datetime_ns(time: datetime) -> int:
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     whole = time.replace(microsecond=0)
     return int(whole.timestamp()) * 10**9 + time.microsecond * 1000
+
+
+def iso(time_ns: int) -> str:
+    """ISO 8601 in UTC with all nine digits; the number itself where no calendar has it."""
+    try:
+        whole = datetime.fromtimestamp(time_ns // 10**9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return str(time_ns)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09d}Z"
