@@ -1,4 +1,4 @@
-"""The command `trade-archivist`: what researchers do with an archive, and with a feed.
+"""The command `trade-archivist`: what researchers do with an archive, and with what happens now.
 
     trade-archivist verify | rebuild | cat | normalise | symbols | follow | keys
 
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .codec import CodecError, MissingPackageError
 from .cli_parser import add_research, count, words
+from .codec import CodecError, MissingPackageError
+from .errors import ArchivistError, DamagedError
 from .process import EXIT_CONFIG, EXIT_OK, ConfigError
 
 EXIT_DAMAGED = 1
@@ -153,10 +154,6 @@ def _add_normalise(sub: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Run the command. What it needs is imported only now: `cat` starts faster without sockets."""
-    if args.command == "follow":
-        from .cli_live import follow
-
-        return follow(args.exchange, args.symbols, args.channels, args.events, args.count)
     if args.command == "keys":
         from .cli_keys import keys
 
@@ -165,12 +162,14 @@ def _run(args: argparse.Namespace) -> int:
         from . import cli_rebuild
 
         return cli_rebuild.run(args.directory, args.exchange, args.workers, force=args.force)
-    if args.command in ("verify", "symbols"):
+    if args.command == "verify":
         from . import cli_storage
 
-        if args.command == "verify":
-            return cli_storage.verify(args.directory, args.exchanges, args.jobs, as_json=args.json)
-        return cli_storage.symbols(args.storage, args.exchange, as_json=args.json)
+        return cli_storage.verify(args.directory, args.exchanges, args.jobs, as_json=args.json)
+    if args.command not in ("cat", "normalise"):
+        from . import cli_research
+
+        return cli_research.run(args)
     from . import cli_records
 
     if args.command == "cat":
@@ -200,8 +199,10 @@ def _run_told(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     except (ConfigError, MissingPackageError) as error:
         return _say(error, EXIT_CONFIG)
-    except CodecError as error:
+    except (CodecError, DamagedError) as error:
         return _say(error, EXIT_DAMAGED)
+    except ArchivistError as error:
+        return _say(error, EXIT_CONFIG)
     except OSError as error:
         return _say(f"{error.filename}: {error.strerror}: see that it is there and can be read", EXIT_CONFIG)
 

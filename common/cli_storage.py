@@ -1,7 +1,6 @@
 """The commands that look at a whole storage directory: `verify` and `symbols`."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ import orjson
 
 from . import verify as proof
 from .disk import Disk
+from .output import aligned
 from .process import EXIT_OK, ConfigError
+from .progress import Progress
 from .record import RecordError, decode, whole_lines
 from .storage import MANIFEST, OPEN, month_dirs, sealed_lines, symbol_dirs
 from .survey import symbol_of
@@ -18,7 +19,6 @@ from .survey import symbol_of
 EXIT_DAMAGED = 1
 FINDINGS_MAX = 100
 TAIL_BYTES = 1024 * 1024
-CLEAR_LINE = "\r\x1b[K"
 
 
 def exchange_dirs(directory: Path, wanted: Sequence[str]) -> list[Path]:
@@ -39,9 +39,7 @@ def exchange_dirs(directory: Path, wanted: Sequence[str]) -> list[Path]:
 
 
 def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool) -> int:
-    reports = [proof.verify(path, jobs, _progress()) for path in exchange_dirs(directory, wanted)]
-    if sys.stderr.isatty():
-        print(end=CLEAR_LINE, file=sys.stderr)
+    reports = [_verified(path, jobs) for path in exchange_dirs(directory, wanted)]
     if not any(report.files or report.findings for report in reports):
         raise ConfigError(f"{directory}: no records are archived in it yet: nothing to verify")
     whole = all(report.is_whole for report in reports)
@@ -54,12 +52,9 @@ def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool) 
     return EXIT_OK if whole else EXIT_DAMAGED
 
 
-def _progress() -> Callable[[str, int, int], None] | None:
-    if not sys.stderr.isatty():
-        return None
-    return lambda name, done, files: print(
-        f"{CLEAR_LINE}{name} {done} of {files} files", end="", file=sys.stderr, flush=True
-    )
+def _verified(path: Path, jobs: int) -> proof.Report:
+    with Progress(path.name, "files") as shown:
+        return proof.verify(path, jobs, lambda _, done, files: shown.update(done, files))
 
 
 def _print_report(report: proof.Report) -> None:
@@ -95,10 +90,7 @@ def symbols(directory: Path, exchange: str | None, *, as_json: bool) -> int:
     if as_json:
         print(orjson.dumps({"symbols": rows}).decode())
         return EXIT_OK
-    table = [COLUMNS, *(tuple(_cell(column, row[column]) for column in COLUMNS) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(aligned([COLUMNS, *(tuple(_cell(column, row[column]) for column in COLUMNS) for row in rows)]))
     return EXIT_OK
 
 

@@ -8,15 +8,18 @@ for event in client.follow("binance", ["BTCUSDT", "ETHUSDT"], ["trade", "book"],
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakSet
 
 import orjson
 
 from .errors import BadRequestError
-from .events import CHANNELS, Event
+from .events import CHANNELS, GAP, Event
+from .exchanges import names as known_exchanges
+from .following import Endpoint, Following, Wish, log
 from .slices import Query, Slice
 from .times import parse_time
 from .transport import TIMEOUT_S, Keys, Local, Remote, Transport, request
@@ -36,6 +39,7 @@ class Client:
 
     `server` is `tcp://HOST:PORT` or `HOST:PORT`; `storage` a directory instead of a server. A server that is not on
     this machine wants keys: `server_key` is its public one, `key` one's own (files of `trade-archivist keys`).
+    `events` says where live events come from, as `tcp://HOST:PORT` by exchange, where the server does not.
     `timeout_s` bounds each answer. `progress`: True or False; None shows it where a terminal or a notebook is.
     Every call raises ArchivistError: each has a stable `code` and says the mend.
     """
@@ -47,6 +51,7 @@ class Client:
         storage: str | Path | None = None,
         server_key: str | Path | None = None,
         key: str | Path | None = None,
+        events: str | dict[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
         progress: bool | None = None,
     ) -> None:
@@ -55,7 +60,8 @@ class Client:
         if (server_key is None) != (key is None):
             raise BadRequestError("server_key and key go together: give the server's public key and your own pair")
         self._keys = None if server_key is None or key is None else Keys(server_key, key)
-        self._progress = progress
+        self._progress, self._events = progress, events
+        self._followed: WeakSet[Following] = WeakSet()
         self._transport: Transport
         if storage is not None:
             self._transport = Local(Path(storage))
@@ -74,6 +80,8 @@ class Client:
 
     def close(self) -> None:
         """Close all sockets; what still iterates ends with an error."""
+        for following in list(self._followed):
+            following.close()
         self._transport.close()
 
     # -- the past ------------------------------------------------------------------------------------------------------
@@ -112,6 +120,73 @@ class Client:
         header, payload = request(self._transport, _without_none(question))
         kept = {key: value for key, value in header.items() if key not in ("id", "op", "complete_to")}
         return {"exchange": exchange, "symbol": symbol, **kept, **orjson.loads(payload[0])}
+
+    # -- now -----------------------------------------------------------------------------------------------------------
+
+    def follow(
+        self,
+        exchange: Texts,
+        symbols: Texts,
+        channels: Texts = CHANNELS,
+        start: Time = "now",
+        *,
+        after: int | None = None,
+        snapshot: bool = True,
+        strict: bool = False,
+        on_gap: Literal["wait", "continue"] = "wait",
+        tell: Callable[[str], None] = log.warning,
+    ) -> Following:
+        """Events from `start` on (or after a number), then live, for ever: each once, in order, nothing missing.
+
+        `book` begins with the book before it, unless `snapshot=False`. `strict` keeps the order of `seq` across topics
+        always, at the cost of up to a second. While something is missing that history does not have yet, it waits, and
+        says so to `tell`; `on_gap="continue"` goes on after ten seconds with a `gap` event.
+        """
+        begin = None if after is not None else _time(start)
+        wish = Wish(_texts(symbols), _texts(channels), begin, after, snapshot, strict, on_gap)
+        return self._follow(_texts(exchange), wish, tell)
+
+    def live(
+        self, exchange: Texts, symbols: Texts, channels: Texts = CHANNELS, *, tell: Callable[[str], None] = log.warning
+    ) -> Following:
+        """Events from the next one on. History is asked only for what gets lost from then on."""
+        return self._follow(_texts(exchange), Wish(_texts(symbols), _texts(channels)), tell)
+
+    def _follow(self, names: tuple[str, ...], wish: Wish, tell: Callable[[str], None]) -> Following:
+        _check_names(names, wish.channels)
+        following = Following(self._transport, self._endpoints(names), wish, self._keys, tell)
+        self._followed.add(following)
+        return following
+
+    def _endpoints(self, names: tuple[str, ...]) -> dict[str, Endpoint]:
+        """Where the live events of some exchanges are."""
+        if isinstance(self._events, str) and len(names) > 1:
+            raise BadRequestError(f"one endpoint for {len(names)} exchanges: give events={{'NAME': 'tcp://…'}}")
+        given = dict.fromkeys(names, self._events) if isinstance(self._events, str) else self._events or {}
+        found = {name: Endpoint(address) for name, address in given.items() if name in names}
+        if set(names) <= found.keys():
+            return found
+        told = {each["name"]: each for each in self.exchanges()}
+        for name in names:
+            if name not in told:
+                message = f"no archive of exchange {name!r} here: there are {', '.join(told) or 'none yet'}"
+                raise BadRequestError(message, "unknown_exchange")
+            if name not in found and not told[name]["events"]:
+                message = (
+                    f"nobody says where the live events of {name} are: name the feed's endpoint (events=, --events)"
+                )
+                raise BadRequestError(message, "no_events")
+        return {
+            name: found.get(name) or Endpoint(self._reachable(told[name]["events"]), told[name]["events_key"])
+            for name in names
+        }
+
+    def _reachable(self, address: str) -> str:
+        """An endpoint that is bound on every address of the server's machine, as it is reached from here."""
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        if host not in ("0.0.0.0", "*", "[::]"):
+            return address
+        return f"{self._transport.name.rpartition(':')[0]}:{port}"
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -168,6 +243,16 @@ class Client:
     def _asked(self, op: str, key: str, **question: Any) -> Any:
         header, _ = request(self._transport, _without_none({"op": op, **question}))
         return header[key]
+
+
+def _check_names(exchanges: Iterable[str], channels: Iterable[str]) -> None:
+    for name in exchanges:
+        if name not in known_exchanges():
+            message = f"unknown exchange {name!r}: known are {', '.join(known_exchanges())}"
+            raise BadRequestError(message, "unknown_exchange")
+    for channel in channels:
+        if channel not in (*CHANNELS, GAP):
+            raise BadRequestError(f"unknown channel {channel!r}: known are {', '.join(CHANNELS)}", "unknown_channel")
 
 
 def _without_none(question: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Tell how far it is; draws at most ten times a second. `note` stands behind."""
+    def update(self, done: int, total: int) -> None:
+        """Tell how far it is; draws at most ten times a second."""
         now = time.monotonic()
         if not self._shown or now - self._drawn_at < REDRAW_S:
             return
@@ -42,7 +42,7 @@ class Progress:
             self._bar.refresh()
             return
         clear = "\r" if self._notebook else CLEAR_LINE
-        print(f"{clear}{self._label} {self._text(done, total)}{note}", end="", file=sys.stderr, flush=True)
+        print(f"{clear}{self._label} {self._text(done, total)}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Wipe what was drawn."""

@@ -53,7 +53,7 @@ def pages(
             header, payload = dialogue.answer()
             if header["next"] is not None:
                 dialogue.ask({**question, "next": header["next"]})
-            _check_page(header, payload, kind)
+            check_page(header, payload, kind)
             events, records = events + header["events"], records + header["records"]
             if progress is not None:
                 begin = header["after"] if begin is None else begin
@@ -66,9 +66,8 @@ def pages(
         dialogue.close()
 
 
-def _check_page(header: dict[str, Any], payload: list[bytes], kind: str) -> None:
-    if kind == "arrow":
-        return  # its reader finds what is torn
+def check_page(header: dict[str, Any], payload: list[bytes], kind: str) -> None:
+    """Raises DamagedError where a page does not hold as many lines as it says."""
     lines = sum(part.count(b"\n") for part in payload)
     expected = header["events" if kind == "json" else "records"]
     if lines != expected:
@@ -126,8 +125,10 @@ class Slice:
 
         Several exchanges follow one another. Raises ArchivistError.
         """
-        for query in self._queries:
-            yield from self._payloads(query, kind)
+        with Progress(self._queries[0].exchange, show=self._progress) as shown:
+            for query in self._queries:
+                for _, payload in pages(self._transport, query, kind, shown):
+                    yield from filter(None, payload)
 
     def gaps(self) -> list[Event]:
         """The `gap` events alone."""
@@ -172,12 +173,9 @@ class Slice:
         return frames.framed(self._transport, self._queries, kind, exact=exact, progress=self._progress)
 
     def _lines(self, query: Query, kind: str) -> Iterator[bytes]:
-        for payload in self._payloads(query, kind):
-            yield from payload[:-1].split(b"\n")
-
-    def _payloads(self, query: Query, kind: str) -> Iterator[bytes]:
         for _, payload in pages(self._transport, query, kind):
-            yield from filter(None, payload)
+            for part in filter(None, payload):
+                yield from part[:-1].split(b"\n")
 
 
 def _received(event: Event) -> int:

@@ -6,6 +6,7 @@ A dialogue is for one thread at a time; any number of dialogues may be open. Wha
 whole server was killed) is asked again: the server keeps no state, so any reply can be asked for twice.
 """
 
+import math
 import os
 import threading
 import time
@@ -35,10 +36,23 @@ BUSY_S = 0.2
 
 
 class Dialogue(Protocol):
-    """Requests and their answers, in the order of asking; several may be under way."""
+    """Requests and their answers; several may be under way."""
 
-    def ask(self, request: Request) -> None: ...
-    def answer(self) -> Reply: ...
+    sockets: tuple["zmq.Socket[bytes]", ...]
+    """What to poll before `poll`."""
+
+    def ask(self, request: Request) -> int:
+        """Send a request, now or as soon as the server is there. Returns its number."""
+
+    def answer(self) -> Reply:
+        """Wait for the answer to the earliest request that has none yet. Raises ArchivistError."""
+
+    def ask_again(self, number: int) -> None:
+        """Send a request once more, should it be lost."""
+
+    def poll(self) -> tuple[int, Reply] | None:
+        """An answer that is there, errors too, with its request's number. Never waits."""
+
     def close(self) -> None: ...
 
 
@@ -47,7 +61,7 @@ class Transport(Protocol):
 
     name: str
 
-    def dialogue(self) -> Dialogue: ...
+    def dialogue(self, *, wait: bool = True) -> Dialogue: ...
     def close(self) -> None: ...
 
 
@@ -105,12 +119,13 @@ class Remote:
             self._context, self._pid, self._idle = zmq.Context(), os.getpid(), []
         return self._context
 
-    def dialogue(self) -> "RemoteDialogue":
+    def dialogue(self, *, wait: bool = True) -> "RemoteDialogue":
+        """A dialogue for one thread; without `wait` the server need not be there yet. Raises ArchivistError."""
         context = self.context
         try:
             return self._idle.pop()
         except IndexError:
-            return RemoteDialogue(self, context)
+            return RemoteDialogue(self, context, wait=wait)
 
     def keep(self, dialogue: "RemoteDialogue") -> None:
         """Take back a dialogue that is free, so that the next need not connect."""
@@ -125,7 +140,7 @@ class Remote:
 class RemoteDialogue:
     """One DEALER socket. It connects again by itself; what was under way then is asked again."""
 
-    def __init__(self, transport: Remote, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    def __init__(self, transport: Remote, context: "zmq.Context[zmq.Socket[bytes]]", *, wait: bool) -> None:
         self._transport = transport
         self._waiting: dict[int, bytes] = {}  # what has not been handed out, in the order of asking
         self._sent: set[int] = set()  # of these, what the server must have
@@ -142,17 +157,20 @@ class RemoteDialogue:
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._poller = zmq.Poller()
         self._poller.register(self._monitor, zmq.POLLIN)
+        self.sockets: tuple[zmq.Socket[bytes], ...] = (self._socket, self._monitor)
         try:
-            self._connect(transport)
+            self._connect(transport, wait=wait)
         except ArchivistError:
             self._end()
             raise
 
-    def _connect(self, transport: Remote) -> None:
+    def _connect(self, transport: Remote, *, wait: bool) -> None:
         try:
             self._socket.connect(transport.name)
         except zmq.ZMQError as error:
             raise BadRequestError(f"{transport.name}: {error}: name the server as HOST:PORT") from None
+        if not wait:
+            return
         wait_s = transport.timeout_s if transport.was_there else min(CONNECT_S, transport.timeout_s)
         if not self._socket.poll(int(wait_s * 1000), zmq.POLLOUT):
             raise UnavailableError(
@@ -162,10 +180,24 @@ class RemoteDialogue:
             )
         transport.was_there = True
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: Request) -> int:
         self._last += 1
         self._waiting[self._last] = orjson.dumps({**request, "id": self._last})
         self._send()
+        return self._last
+
+    def ask_again(self, number: int) -> None:
+        self._sent.discard(number)
+        self._send()
+
+    def poll(self) -> tuple[int, Reply] | None:
+        self._send()
+        self._receive(0)
+        if not self._answered:
+            return None
+        number = next(iter(self._answered))
+        del self._waiting[number]
+        return number, self._answered.pop(number)
 
     def answer(self) -> Reply:
         """The answer to the earliest request that has none yet. Raises ArchivistError."""
@@ -216,7 +248,7 @@ class RemoteDialogue:
     def _receive(self, wait_s: float) -> None:
         has_all = all(number in self._sent or number in self._answered for number in self._waiting)
         self._poller.register(self._socket, zmq.POLLIN if has_all else zmq.POLLIN | zmq.POLLOUT)
-        ready = dict(self._poller.poll(max(0, int(wait_s * 1000) + 1)))
+        ready = dict(self._poller.poll(math.ceil(max(0.0, wait_s) * 1000)))
         if self._monitor in ready:
             recv_monitor_message(self._monitor)
             self._sent.clear()  # what was under way went with the connection
@@ -248,7 +280,7 @@ class Local:
         self._answers = Answers(storage)
         self._lock = threading.Lock()
 
-    def dialogue(self) -> "LocalDialogue":
+    def dialogue(self, *, wait: bool = True) -> "LocalDialogue":
         return LocalDialogue(self._answer)
 
     def _answer(self, question: bytes) -> list[bytes]:
@@ -264,14 +296,28 @@ class LocalDialogue:
 
     def __init__(self, answer: Callable[[bytes], list[bytes]]) -> None:
         self._answer = answer
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._last = 0
+        self.sockets: tuple[zmq.Socket[bytes], ...] = ()
 
-    def ask(self, request: Request) -> None:
-        self._waiting.append(orjson.dumps(request))
+    def ask(self, request: Request) -> int:
+        self._last += 1
+        self._waiting.append((self._last, orjson.dumps(request)))
+        return self._last
+
+    def ask_again(self, number: int) -> None:
+        pass  # nothing is lost here
 
     def answer(self) -> Reply:
-        head, *payload = self._answer(self._waiting.popleft())
-        return _checked(orjson.loads(head), payload)
+        return _checked(*self._next()[1])
+
+    def poll(self) -> tuple[int, Reply] | None:
+        return self._next() if self._waiting else None
+
+    def _next(self) -> tuple[int, Reply]:
+        number, question = self._waiting.popleft()
+        head, *payload = self._answer(question)
+        return number, (orjson.loads(head), payload)
 
     def close(self) -> None:
         self._waiting.clear()

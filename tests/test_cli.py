@@ -319,11 +319,14 @@ def test_follow_when_events_come_then_prints_those_asked_for_until_the_count(
             b"\x01binance/heartbeat/BTCUSDT ", b"\x01binance/heartbeat ",
         }  # fmt: skip
         assert process.stdout is not None
-        for message in (b"heartbeat {}", b"heartbeat/BTCUSDT {}", b"trade/BTCUSDTX {}", b'trade/BTCUSDT {"a":1}'):
+        heartbeats = (b'heartbeat {"at":7}', b'heartbeat/BTCUSDT {"at":7,"topics":{}}')
+        event = b'{"exchange":"binance","channel":"trade","symbol":"BTCUSDT","seq":8,"prev":7,"ts_recv":1}'
+        for message in (*heartbeats, b"trade/BTCUSDTX {}", b"trade/BTCUSDT " + event):
             socket.send(b"binance/" + message)
-        assert process.stdout.readline() == b'{"a":1}\n'
-        socket.send(b'binance/gap/BTCUSDT {"b":2}')
-        assert process.stdout.read() == b'{"b":2}\n'
+        assert process.stdout.readline() == event + b"\n"
+        gap = event.replace(b"trade", b"gap").replace(b"8", b"9")
+        socket.send(b"binance/gap/BTCUSDT " + gap)
+        assert process.stdout.read() == gap + b"\n"
         assert process.wait(DEADLINE_S) == 0
 
 
@@ -331,7 +334,7 @@ def test_follow_when_interrupted_then_exits_0_and_when_nothing_comes_then_says_s
     publisher: tuple["zmq.Socket[bytes]", str],
 ) -> None:
     socket, endpoint = publisher
-    program = "import sys; from common import cli_live; cli_live.QUIET_S = 0.5; from common.cli import main; "
+    program = "import sys; from common import quiet; quiet.QUIET_S = 0.5; from common.cli import main; "
     command = [sys.executable, "-c", program + "sys.exit(main())", "follow", "binance", "BTCUSDT", "--events", endpoint]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -340,7 +343,7 @@ def test_follow_when_interrupted_then_exits_0_and_when_nothing_comes_then_says_s
 
         def beat() -> None:
             while not stop.is_set():
-                socket.send(b"binance/heartbeat {}")
+                socket.send(b'binance/heartbeat {"at":7}')
                 time.sleep(0.05)
 
         thread = threading.Thread(target=beat)
@@ -352,7 +355,7 @@ def test_follow_when_interrupted_then_exits_0_and_when_nothing_comes_then_says_s
 
 
 def test_quiet_when_a_symbol_or_all_are_late_then_each_is_told_once() -> None:
-    from common.cli_live import QUIET_S, Quiet
+    from common.quiet import QUIET_S, Quiet
 
     quiet = Quiet("binance", ["A", "B"], "tcp://x", 0.0)
     quiet.hear(b"binance/heartbeat ", 3.0)

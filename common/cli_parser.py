@@ -1,0 +1,118 @@
+"""The arguments of the commands that ask an archive. It imports nothing that sockets or frames need."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from .events import CHANNELS
+
+SERVER = "127.0.0.1:9000"
+FORMATS = ("json", "csv", "parquet", "arrow", "raw")
+
+Add = Callable[[str, str, str], argparse.ArgumentParser]
+"""Adds a command, by its name, its sentence and its examples."""
+
+_TIMES = "TIME: ns since the epoch, ISO 8601 (2024-08-08T23:50, UTC where no zone is given), or -2h, -10m, now"
+
+_SLICE = f"""\
+{_TIMES}
+
+examples:
+  trade-archivist slice binance BTCUSDT --channels trade --start -1h | jq .price
+  trade-archivist slice binance BTCUSDT ETHUSDT --channels trade --start 2026-01-31 --end 2026-02-01 -o trades.parquet
+  trade-archivist slice binance BTCUSDT --start -10m --format raw --storage ./storage-dir
+
+json: the events as they were live, one a line; raw: records, as they were on the wire; csv, arrow and parquet: the
+columns of one channel (of several, parquet makes a directory). A file stands under its name only when it is whole.
+"""
+
+_BOOK = f"""\
+{_TIMES}
+
+examples:
+  trade-archivist book binance BTCUSDT
+  trade-archivist book binance BTCUSDT --at 2026-01-31T12:00 --depth 5 --json
+"""
+
+_FOLLOW = """\
+Events as JSON lines until Ctrl-C: the past from --start on, then live, each once and in order; without --start live
+ones alone. What is missed is asked from history. A symbol's gaps come with any of its channels.
+
+examples:
+  trade-archivist follow binance BTCUSDT ETHUSDT --start -10m
+  trade-archivist follow binance BTCUSDT --channels trade --count 10
+  trade-archivist follow binance BTCUSDT --events tcp://127.0.0.1:9001       without a history server
+"""
+
+
+def words(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [word for word in text.split(",") if word]
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def add_research(add: Add) -> None:
+    """Add `slice`, `book`, `coverage`, `gaps`, `symbols`, `instruments`, `status` and `follow`."""
+    _add_slice(add("slice", "print a part of the past, or write it to a file", _SLICE))
+    book = _asking(add("book", "print the order book at a moment", _BOOK))
+    book.add_argument("exchange")
+    book.add_argument("symbol", metavar="SYMBOL", help="as the exchange spells it")
+    book.add_argument("--at", metavar="TIME", help="default: now")
+    book.add_argument("--depth", type=count, metavar="N", help="levels of each side (on a terminal 10, else all)")
+    for name, text in (("coverage", "list what is whole, and how surely"), ("gaps", "list what is missing, and why")):
+        sub = _asking(add(name, text, _TIMES))
+        sub.add_argument("exchange")
+        sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help="default: all")
+        _add_range(sub)
+    symbols = _asking(add("symbols", "list the symbols that are archived", ""))
+    symbols.add_argument("exchange", nargs="?", help="only this one")
+    instruments = _asking(add("instruments", "list what the symbols are", _TIMES))
+    instruments.add_argument("exchange")
+    instruments.add_argument("symbols", nargs="*", metavar="SYMBOL", help="default: all")
+    instruments.add_argument("--at", metavar="TIME", help="default: now")
+    _asking(add("status", "print what each process last said about itself", ""))
+    _add_follow(add("follow", "print events, past and live", _FOLLOW))
+
+
+def _asking(sub: argparse.ArgumentParser, *, json: bool = True) -> argparse.ArgumentParser:
+    """With the options that say who is asked."""
+    where = sub.add_mutually_exclusive_group()
+    where.add_argument("--server", metavar="HOST:PORT", help=f"the history server ({SERVER})")
+    where.add_argument("--storage", type=Path, metavar="DIR", help="read this storage directory, without a server")
+    sub.add_argument("--server-key", metavar="KEY", help="the server's public key, or its file, where it wants keys")
+    sub.add_argument("--key", type=Path, metavar="FILE", help="your own pair (see trade-archivist keys)")
+    if json:
+        sub.add_argument("--json", action="store_true", help="one JSON object")
+    return sub
+
+
+def _add_range(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--channels", type=words, default=list(CHANNELS), metavar="trade,…", help=", ".join(CHANNELS))
+    sub.add_argument("--start", metavar="TIME", help="the first moment (default: the beginning)")
+    sub.add_argument("--end", metavar="TIME", help="the first moment after it (default: what is archived)")
+
+
+def _add_slice(sub: argparse.ArgumentParser) -> None:
+    _asking(sub, json=False)
+    sub.add_argument("exchange")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it")
+    _add_range(sub)
+    sub.add_argument("--by", choices=("ts_recv", "ts_event"), default="ts_recv", help="whose time: ours (ts_recv)")
+    sub.add_argument("--format", choices=FORMATS, help="default: that of FILE's name, else json")
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: stdout")
+
+
+def _add_follow(sub: argparse.ArgumentParser) -> None:
+    _asking(sub, json=False)
+    sub.add_argument("exchange")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it")
+    sub.add_argument("--channels", type=words, default=list(CHANNELS), metavar="trade,…", help=", ".join(CHANNELS))
+    sub.add_argument("--start", metavar="TIME", help="begin in the past: ns, ISO 8601, or -10m")
+    sub.add_argument("--events", metavar="ENDPOINT", help="the feed's events (default: what the server says)")
+    sub.add_argument("--count", type=count, metavar="N", help="end after so many events")
