@@ -1,5 +1,6 @@
 """What an exchange's file in `exchanges/` holds: the seam between one exchange's ways and everything else."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .events import Action, Reply, Request, Snapshot, Update
@@ -19,6 +20,7 @@ class Adapter(Protocol):
     CONNECTS_PER_5_MIN: int
     WEIGHT_PER_MIN: int
     DENSE: frozenset[str]
+    WHOLE: Mapping[str, str]
     CANDLE_INTERVALS: tuple[str, ...]
     SNAPSHOT_DEPTH_MAX: int
 

@@ -17,7 +17,9 @@ import orjson
 from . import exchanges as adapters
 from . import requests
 from .adapter import Adapter, version
+from .bulk import Bulk
 from .codec import CodecError, MissingPackageError
+from .coverage import Coverage
 from .disk import Disk
 from .errors import ArchivistError
 from .pages import Header, Pages
@@ -29,6 +31,8 @@ from .storage import read_archived
 
 log = logging.getLogger("history")
 
+_INT64 = 1 << 63
+
 Answer = tuple[Header, list[bytes]]
 
 
@@ -38,7 +42,9 @@ class Exchange:
     def __init__(self, storage: Path, adapter: Adapter) -> None:
         self.adapter, self.directory = adapter, storage / adapter.NAME
         self.reader = Reader(storage, adapter)
-        self.pages = Pages(self.reader, adapter, lambda symbols, start, end, complete: complete)
+        self.coverage = Coverage(self.reader, adapter)
+        self.bulk = Bulk(self.reader, adapter)
+        self.pages = Pages(self.reader, adapter, self.coverage.late_until)
 
 
 class Answers:
@@ -109,7 +115,19 @@ class Answers:
         if isinstance(request, requests.Slice):
             _check_symbols(exchange, request.symbols)
             return exchange.pages.page(request, complete, min(request.max_bytes, self._page_bytes))
-        raise refusal("unknown_op", "not yet")
+        if isinstance(request, requests.Plan):
+            _check_symbols(exchange, request.symbols)
+            return exchange.bulk.plan(request, *exchange.pages.span(request, complete)), []
+        if isinstance(request, requests.Chunk):
+            return exchange.bulk.chunk(request)
+        if isinstance(request, requests.Coverage | requests.Gaps):
+            _check_symbols(exchange, request.symbols)
+            times = -_INT64 if request.start is None else request.start, _INT64 if request.end is None else request.end
+            asked = request.symbols, request.channels, times, complete
+            if isinstance(request, requests.Gaps):
+                return {"gaps": exchange.coverage.gaps(*asked)}, []
+            return {"coverage": exchange.coverage.intervals(*asked)}, []
+        raise refusal("unknown_op", "this op asks for no exchange")
 
     # -- the catalogue -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import orjson
 
 from .adapter import Adapter
 from .reader import Reader
-from .requests import Slice, refusal
+from .requests import Plan, Slice, refusal
 from .runs import EventRun, RawRun
 
 TOKEN_FORMAT = 1
@@ -131,21 +131,21 @@ class Pages:
             to = complete if request.to is None else min(request.to, complete)
             partial = request.to is not None and request.to > complete
         else:
-            after, to = self._range(request, complete)
+            after, to = self.span(request, complete)
             partial = end is not None and not self._is_past(request.symbols, end, complete)
         return Place(request.digest, after, max(after, to), after, start, end, 0, 0, partial)
 
-    def _range(self, request: Slice, complete: int) -> tuple[int, int]:
+    def span(self, request: Slice | Plan, complete: int) -> tuple[int, int]:
         """The numbers between which everything lies that was received, or happened, between two times."""
         start, end, symbols, reader = request.start, request.end, request.symbols, self._reader
         skew = SKEW_NS if request.by == "ts_event" else 0
         after = 0 if start is None else min(reader.seq_at(start - skew, symbols) - 1, complete)
         if end is None:
             return after, complete
+        to = reader.range(symbols, _or(start, -_INT64) - skew, end + skew)[1]
         if request.by == "ts_event":
-            to = self._late_until(symbols, _or(start, -_INT64), end, complete)
-            return after, min(max(to, reader.range(symbols, -_INT64, end + skew)[1]), complete)
-        return after, min(reader.range(symbols, _or(start, -_INT64), end)[1], complete)
+            to = max(to, self._late_until(symbols, _or(start, -_INT64), end, complete))
+        return after, max(after, min(to, complete))
 
     def _is_past(self, symbols: tuple[str, ...], end: int, complete: int) -> bool:
         """Whether the archive is complete beyond a time: some record within it was received later."""

@@ -26,6 +26,11 @@ WEIGHT_PER_MIN = 6000
 DENSE = frozenset({"trade", "agg_trade"})
 """Channels whose ids count up by one for each symbol: a hole is a loss, and can be fetched by id."""
 
+WHOLE = {"trade": "proven", "agg_trade": "proven", "book": "proven"}
+"""How sure it is that nothing is missing between two gaps: `proven` by ids that count up, `detected` where a loss shows
+but not always, else `unverifiable`. Quotes, tickers and candles have no ids of their own that tell.
+"""
+
 CANDLE_INTERVALS = (
     "1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M",
 )  # fmt: skip

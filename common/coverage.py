@@ -1,0 +1,265 @@
+"""What is whole and what is missing: the gaps of a symbol's channels, and the intervals between them.
+
+    manifest of a sealed file ─▶ counts and gaps      where its tables are those of this normaliser
+    records, normalised       ─▶ the same             of everything else: the hour being written, files without tables
+
+What was derived from records is kept: the next question goes on from there.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from .adapter import Adapter, version
+from .errors import BadRequestError
+from .events import GAP, Event, body
+from .listing import ArchiveFile
+from .reader import Reader
+from .requests import refusal
+
+DERIVE_S = 5.0
+"""How long one question may derive from records. What was derived until then is kept for the next."""
+DERIVED_MAX = 4_096
+GAPS_MAX = 20_000
+LATE_NS = 600 * 10**9
+
+
+@dataclass
+class Span:
+    """Events of one channel one after another, without a gap between them. `ts_recv` in ns."""
+
+    channel: str
+    seq: tuple[int, int]
+    ts_recv: tuple[int, int]
+    events: int
+    bytes: int = 0
+
+
+Item = Span | Event
+"""A span, or a gap event as it was live."""
+
+
+@dataclass
+class Stretch:
+    """What a range of numbers holds of one symbol, in order. `last` is how far it was looked at."""
+
+    first: int
+    last: int
+    items: list[Item] = field(default_factory=list)
+
+    @property
+    def gaps(self) -> Iterator[Event]:
+        return (item for item in self.items if isinstance(item, dict))
+
+
+class Coverage:
+    """Answers for one exchange's archive."""
+
+    def __init__(self, reader: Reader, adapter: Adapter) -> None:
+        self._reader, self._adapter, self._version = reader, adapter, version(adapter)
+        self._derived: OrderedDict[tuple[str, str], Stretch] = OrderedDict()
+        self._tails: OrderedDict[str, Stretch] = OrderedDict()
+        self._deadline = 0.0
+
+    def gaps(
+        self, symbols: Sequence[str], channels: Sequence[str], times: tuple[int, int], complete: int
+    ) -> list[Event]:
+        """The gap events of some channels that concern the times. Raises BadRequestError where they are too many."""
+        self._deadline = time.monotonic() + DERIVE_S
+        wanted, found = set(channels), []
+        for symbol in symbols:
+            for stretch in self._stretches(symbol, complete, times):
+                found += [
+                    gap
+                    for gap in stretch.gaps
+                    if (GAP in wanted or wanted.intersection(gap["channels"])) and _concerns(gap, times)
+                ]
+        if len(found) > GAPS_MAX:
+            raise refusal("too_large", f"{len(found)} gap events: at most {GAPS_MAX} are told, ask for less time")
+        return sorted(found, key=lambda gap: (gap["seq"], gap["symbol"], gap.get("part", 0)))
+
+    def intervals(
+        self, symbols: Sequence[str], channels: Sequence[str], times: tuple[int, int], complete: int
+    ) -> list[dict[str, Any]]:
+        """The intervals between gaps, by symbol and channel, that overlap the times; each told whole."""
+        self._deadline = time.monotonic() + DERIVE_S
+        found: list[dict[str, Any]] = []
+        for symbol in symbols:
+            stretches = list(self._stretches(symbol, complete, None, split=True))
+            for channel in channels:
+                whole = self._adapter.WHOLE.get(channel, "unverifiable")
+                items = (item for stretch in stretches for item in stretch.items)
+                found += [
+                    {"symbol": symbol, "channel": channel, **interval.told(), "whole": whole}
+                    for interval in _intervals(items, channel)
+                    if interval.end >= times[0] and interval.start < times[1]
+                ]
+        return found
+
+    def late_until(self, symbols: Sequence[str], start: int, end: int, complete: int) -> int:
+        """The number up to which events that happened between two times may have been learned: missed, then fetched."""
+        last: dict[tuple[str, int], Event] = {}
+        try:
+            for gap in self.gaps(symbols, (GAP,), (start - LATE_NS, 1 << 63), complete):
+                last[gap["symbol"], gap["gap"]] = {**last.get((gap["symbol"], gap["gap"]), {}), **gap}
+        except BadRequestError:  # too many, or too long to find out
+            return complete
+        concerned = [gap for gap in last.values() if gap["state"] != "closed" and (gap["ts_from"] or 0) < end + LATE_NS]
+        return max((gap["seq"] if gap["state"] == "backfilled" else complete for gap in concerned), default=0)
+
+    # -- stretches -------------------------------------------------------------------------------------------------
+
+    def _stretches(
+        self, symbol: str, complete: int, times: tuple[int, int] | None, *, split: bool = False
+    ) -> Iterator[Stretch]:
+        """A symbol's past, file by file, then what no sealed file covers. With `split`, spans end at gaps."""
+        files, at = self._reader.files(symbol), 0
+        for file, following in zip(files, [*files[1:], None], strict=True):
+            if file.manifest is None or following is None:
+                break
+            last = following.first - 1
+            if last > complete:
+                break
+            if times is None or (file.ts_recv[1] >= times[0] or following.ts_recv[0] >= times[0]):
+                yield self._sealed(symbol, file, at + 1, last, split=split)
+            at = last
+        if at < complete:
+            yield self._tail(symbol, at + 1, complete)
+
+    def _sealed(self, symbol: str, file: ArchiveFile, first: int, last: int, *, split: bool) -> Stretch:
+        line = file.manifest or {}
+        if line.get("normaliser") == self._version and line.get("covers") == [first, last] and "tables" in line:
+            gaps = line.get("gaps", [])
+            if not split or not gaps:
+                spans = [
+                    Span(channel, tuple(table["seq"]), tuple(table["ts_recv"]), table["events"], table["bytes"])
+                    for channel, table in line["tables"].items()
+                    if channel != GAP and table["events"]
+                ]
+                return Stretch(first, last, [*spans, *gaps])
+        key = symbol, f"{file.path.name}/{line.get('sha256')}/{first}/{last}"
+        stretch = self._derived.get(key) or Stretch(first, first - 1)
+        self._keep(self._derived, key, stretch)
+        self._extend(stretch, symbol, last)
+        for channel, table in line.get("tables", {}).items():
+            span = next((span for span in stretch.items if isinstance(span, Span) and span.channel == channel), None)
+            if span is not None:
+                span.bytes = table["bytes"]
+        return stretch
+
+    def _tail(self, symbol: str, first: int, complete: int) -> Stretch:
+        known = self._tails.get(symbol)
+        if known is None or known.first != first or known.last > complete:
+            known = Stretch(first, first - 1)
+        self._keep(self._tails, symbol, known)
+        self._extend(known, symbol, complete)
+        return known
+
+    @staticmethod
+    def _keep(kept: OrderedDict[Any, Stretch], key: Any, stretch: Stretch) -> None:
+        kept[key] = stretch
+        kept.move_to_end(key)
+        if len(kept) > DERIVED_MAX:
+            kept.popitem(last=False)
+
+    def _extend(self, stretch: Stretch, symbol: str, last: int) -> None:
+        """Derive what lies above a stretch. Raises BadRequestError where that takes too long."""
+        if stretch.last >= last:
+            return
+        open_spans = {item.channel: item for item in stretch.items if isinstance(item, Span)}
+        for item in stretch.items:
+            if isinstance(item, dict):
+                for channel in item["channels"]:
+                    span = open_spans.get(channel)
+                    if span is not None and span.seq[1] < item["seq"]:
+                        del open_spans[channel]
+        for seq, messages in self._reader.messages([symbol], stretch.last, last):
+            for message in messages:
+                self._count(stretch, open_spans, seq, message)
+            stretch.last = seq
+            if time.monotonic() > self._deadline:
+                place = f"{symbol}: records up to {last} are counted one by one, {seq} is reached"
+                raise refusal("too_large", f"{place}: ask again to go on, for less time, or rebuild the tables")
+        stretch.last = last
+
+    @staticmethod
+    def _count(stretch: Stretch, open_spans: dict[str, Span], seq: int, message: bytes) -> None:
+        channel = message.split(b"/", 2)[1].decode()
+        if channel == GAP:
+            gap = orjson.loads(body(message))
+            stretch.items.append(gap)
+            for each in gap["channels"]:
+                open_spans.pop(each, None)
+            return
+        ts_recv = int(message[(begin := message.index(b'"ts_recv":') + 10) : message.index(b",", begin)])
+        span = open_spans.get(channel)
+        if span is None:
+            span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0)
+            stretch.items.append(span)
+        span.seq, span.ts_recv, span.events = (span.seq[0], seq), (span.ts_recv[0], ts_recv), span.events + 1
+
+
+# -- intervals -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Interval:
+    """From the first event to the last between two gaps; `after` is the gap before it."""
+
+    start: int
+    end: int
+    first_seq: int
+    last_seq: int
+    events: int
+    bytes: int
+    after: int | None
+
+    def told(self) -> dict[str, int]:
+        keys = ("start", "end", "first_seq", "last_seq", "events", "bytes")
+        return {key: getattr(self, key) for key in keys}
+
+    def add(self, other: "Interval") -> None:
+        self.start, self.end = min(self.start, other.start), max(self.end, other.end)
+        self.last_seq = max(self.last_seq, other.last_seq)
+        self.events += other.events
+        self.bytes += other.bytes
+
+
+def _intervals(items: Iterator[Item], channel: str) -> list[Interval]:
+    """The intervals of one channel. A gap that was backfilled is none any more."""
+    found: list[Interval] = []
+    gap: int | None = None  # the one that lies before the next span
+    is_apart = True
+    for item in items:
+        if isinstance(item, Span):
+            if item.channel != channel:
+                continue
+            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, gap)
+            if is_apart:
+                found.append(each)
+            else:
+                found[-1].add(each)
+            is_apart = False
+        elif channel in item["channels"]:
+            if item["state"] == "open":
+                gap, is_apart = item["gap"], True
+            elif item["state"] == "backfilled":
+                _join(found, item["gap"])
+                if is_apart and gap == item["gap"] and found:
+                    is_apart = False
+    return found
+
+
+def _join(found: list[Interval], gap: int) -> None:
+    for index in range(len(found) - 1, 0, -1):
+        if found[index].after == gap:
+            found[index - 1].add(found.pop(index))
+
+
+def _concerns(gap: Event, times: tuple[int, int]) -> bool:
+    begun = gap["ts_recv"] if gap.get("ts_from") is None else gap["ts_from"]
+    return bool(min(begun, gap["ts_recv"]) < times[1] and gap["ts_recv"] >= times[0])
