@@ -81,7 +81,7 @@ class Answers:
         except ArchivistError as error:
             return _failed(request_id, op, error.code, str(error))
         except MissingPackageError as error:
-            return _failed(request_id, op, "internal", f"the server lacks a package: {error}")
+            return _failed(request_id, op, "unsupported_format", f"who answers lacks a package: {error}")
         except (CodecError, RecordError) as error:
             return _failed(request_id, op, "corrupt", str(error))
         except OSError as error:

@@ -18,7 +18,7 @@ import orjson
 from .adapter import Adapter
 from .reader import Reader
 from .requests import Plan, Slice, refusal
-from .runs import EventRun, RawRun
+from .runs import EventRun, RawRun, as_arrow
 
 TOKEN_FORMAT = 1
 RUNS_MAX = 8
@@ -86,6 +86,8 @@ class Pages:
             raise refusal("changed", message)
         run = self._runs.pop(request.next or "", None) or self._run(request, place)
         filled = run.fill(limit)
+        if request.format == "arrow":
+            filled = as_arrow(filled, request.channels)
         at = place.to if filled.is_done else filled.at
         events, records = place.events + filled.events, place.records + filled.records
         following = replace(place, at=at, events=events, records=records)

@@ -5,16 +5,17 @@ Both fill a page: `fill(limit)` takes what fits, at least one record, and rememb
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from . import tables
 from .adapter import Adapter
-from .events import GAP, body, topic
+from .events import GAP, Event, body, topic
 from .normaliser import Normaliser
 from .reader import Reader
-from .record import seq_of
+from .record import decode, seq_of
 from .requests import Slice
 
 RECORDS_MAX = 150_000
@@ -63,7 +64,11 @@ class Row:
 
 
 class EventRun:
-    """The events of some channels above `after`. With `snapshot`, the books before them come first."""
+    """The events of some channels above `after`. With `snapshot`, the books before them come first.
+
+    A page's header names the `starts` of runs in it, with the `last` number before each: who saw more live withdraws
+    it (rule 16 of the protocol).
+    """
 
     def __init__(
         self,
@@ -84,8 +89,15 @@ class EventRun:
         self._snapshot = snapshot
         self._rows = self._all_rows()
         self._held: Row | None = None
+        self._starts: list[dict[str, int]] = []  # passed, and not told yet
 
     def fill(self, limit: int) -> Filled:
+        filled = self._fill(limit)
+        starts, self._starts = self._starts, [start for start in self._starts if start["seq"] > filled.at]
+        filled.header["starts"] = [start for start in starts if start["seq"] <= filled.at]
+        return filled
+
+    def _fill(self, limit: int) -> Filled:
         lines: list[bytes] = []
         at, left, looked_at = self._after, limit, 0
         records = 0
@@ -118,6 +130,9 @@ class EventRun:
             yield Row(self._after, books, False)
 
     def _row(self, seq: int, line: bytes) -> Row:
+        if line.find(b',"kind":"start"', 0, 96) > 0:
+            record = decode(line)
+            self._starts.append({"seq": seq, "last": int(record.head.get("last", 0)), "ts_recv": record.ts_recv})
         found, times = self._messages(line), self._times
         counts = times is None or times[0] <= ts_recv_of(line) < times[1]
         if found and (counts or self._by_event):
@@ -214,6 +229,26 @@ def derived_snapshot(normaliser: Normaliser, symbol: str) -> dict[str, Any] | No
         "last_id": str(state.sync.id),
         "derived": True,
     }
+
+
+def as_arrow(filled: Filled, channels: Sequence[str]) -> Filled:
+    """A page of events as columns: an Arrow IPC stream for each channel, gaps last where there are any.
+
+    Raises MissingPackageError where pyarrow is not installed.
+    """
+    pa = tables.arrow()
+    by_channel: dict[str, list[Event]] = {channel: [] for channel in channels}
+    for line in filled.payload[0].splitlines():
+        event = orjson.loads(line)
+        by_channel.setdefault(event["channel"], []).append(event)
+    frames = []
+    for channel, events in by_channel.items():
+        made = tables.table(channel, events)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, made.schema) as writer:
+            writer.write_table(made)
+        frames.append(sink.getvalue().to_pybytes())
+    return replace(filled, payload=frames, header={"channels": list(by_channel)})
 
 
 def _joined(lines: list[bytes]) -> bytes:
