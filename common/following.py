@@ -205,7 +205,7 @@ class Following(Iterator[Event]):
 
     def __next__(self) -> Event:
         while not self._events:
-            if self._context.closed:
+            if self.is_closed:
                 raise StopIteration
             self._events.extend(self.poll(TICK_S))
         return self._events.popleft()
@@ -225,6 +225,10 @@ class Following(Iterator[Event]):
             joined.close()
         self._joined = []
         self._context.destroy(linger=0)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._context.closed
 
     @property
     def waiting(self) -> str:

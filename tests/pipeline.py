@@ -27,7 +27,7 @@ from common.storage import NO_SYMBOL, holes, month_dirs, read_archived, sealed_l
 from tests.standin_client import ROOT, Standin
 
 DEADLINE_S = 60.0
-BEGUN = {"feed": b" begins, last ", "archiver": b" archive complete to "}
+BEGUN = {"feed": b" begins, last ", "archiver": b" archive complete to ", "history": b" answers on "}
 FAST = {
     "ARCHIVE__ROTATE_S": "2",
     "ARCHIVE__ROTATE_MIN_BYTES": "1",
@@ -96,11 +96,11 @@ def events_of(messages: Iterable[bytes]) -> list[dict[str, Any]]:
 
 
 class Pipeline:
-    """A feed and an archiver on one storage directory; each can be killed and started again."""
+    """A feed, an archiver and, where it is wanted, history on one storage directory; each can be killed and started."""
 
     def __init__(self, directory: Path, standin: Standin, symbols: str = "BTCUSDT,ETHUSDT", **settings: str) -> None:
         self.storage, self.standin = directory / "storage", standin
-        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self.endpoint, self.server = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         self.exchange_dir = self.storage / "binance"
         self.journal = self.storage / ".journal" / "binance"
         self.scheme, self.host = "", "127.0.0.1"  # "s" for TLS
@@ -117,7 +117,7 @@ class Pipeline:
                 "--storage", str(self.storage), "--symbols", self._symbols,
                 "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
                 "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
-                "--publish", self.endpoint.removeprefix("tcp://"),
+                "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),
             ]  # fmt: skip
             with self.log.open("ab") as log:
                 self._log_from[name] = log.tell()
@@ -137,7 +137,7 @@ class Pipeline:
         for name, offset in self._log_from.items():
             if name in self._children:
                 until(lambda: BEGUN[name] in self.log.read_bytes()[offset:], f"the {name} has begun")  # noqa: B023
-        for name in ("feed", "archiver"):
+        for name in ("feed", "archiver", "history"):
             if (child := self._children.pop(name, None)) is not None:
                 child.send_signal(signal.SIGTERM)
                 assert child.wait(DEADLINE_S) == 0, f"{name} ended with {child.returncode}: {self.log.read_text()}"
