@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from . import exchanges
 from .adapter import Adapter
 from .chains import Chain, chains, run
-from .codec import MissingPackageError
+from .codec import CodecError, MissingPackageError
 from .disk import Disk, remove_if_there
 from .listing import ArchiveFile
 from .reader import Reader
@@ -48,22 +48,32 @@ def rebuild(
     arrow()
     adapter = cast(Adapter, exchanges.get(directory.name))
     reader = Reader(directory.parent, adapter)
+    outcomes: list[Outcome] = []
     work: list[Chain] = []
     known = 0
     for symbol in reader.symbols():
-        files = reader.files(symbol)
-        sealed = [(file, span) for index, file in enumerate(files) if file.manifest and (span := covers(files, index))]
-        found = {month: _tables_by_stem(month) for month in {file.path.parent for file, _ in sealed}}
-        wanted = [file for file, span in sealed if force or _is_wanted(file, span, adapter, found[file.path.parent])]
-        known += len(sealed)
-        work += chains(reader, directory, adapter, symbol, wanted)
+        try:
+            count, found = _plan(reader, directory, adapter, symbol, force=force)
+        except CodecError as error:
+            count, found = 1, []
+            outcomes.append(Outcome(directory / symbol, False, str(error)))
+        known += count
+        work += found
     total = sum(len(chain.names) for chain in work)
-    outcomes: list[Outcome] = []
     for outcome in run(partial(rebuild_chain, force=force), work, workers):
         outcomes.append(outcome)
         if progress is not None:
             progress(len(outcomes), total)
     return known, outcomes
+
+
+def _plan(reader: Reader, directory: Path, adapter: Adapter, symbol: str, *, force: bool) -> tuple[int, list[Chain]]:
+    """How many of a symbol's files are to have tables, and those that need them made."""
+    files = reader.files(symbol)
+    sealed = [(file, span) for index, file in enumerate(files) if file.manifest and (span := covers(files, index))]
+    found = {month: _tables_by_stem(month) for month in {file.path.parent for file, _ in sealed}}
+    wanted = [file for file, span in sealed if force or _is_wanted(file, span, adapter, found[file.path.parent])]
+    return len(sealed), list(chains(reader, directory, adapter, symbol, wanted))
 
 
 def _is_wanted(file: ArchiveFile, span: Covers, adapter: Adapter, found: dict[str, list[str]]) -> bool:

@@ -11,9 +11,9 @@ from .disk import Disk
 from .inspection import Finding
 from .record import RecordError, seq_of
 from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, symbol_dirs
+from .tabling import stem_of
 
 RESTORE_MANIFEST = "restore the manifest from a copy"
-TABLES = ".parquet"
 
 
 class Candidate(NamedTuple):
@@ -23,6 +23,7 @@ class Candidate(NamedTuple):
     last: int
     path: Path
     place: tuple[int, int] | None  # of its line in the manifest: offset and length; None where it has none
+    tables: frozenset[str] = frozenset()  # the names of its table files
 
     @property
     def symbol(self) -> str | None:
@@ -67,6 +68,7 @@ def _survey_month(disk: Disk, month: Path, found: Survey) -> None:
     sealed = _read_manifest(disk, month, found)
     found.candidates += sealed.values()
     counted = {candidate.path.name for candidate in sealed.values()} | {name + OPEN for name in sealed}
+    counted = counted.union(*(candidate.tables for candidate in sealed.values()))
     for name in sorted(names - counted - {MANIFEST}):
         path, stem = month / name, name.rpartition(".")[0]
         if name.endswith(OPEN):
@@ -80,7 +82,11 @@ def _survey_month(disk: Disk, month: Path, found: Survey) -> None:
             found.notes.append(f"{path}: set aside by a repair")
         elif name.endswith(".tmp"):
             found.notes.append(f"{path}: unfinished; sealing goes on, or was stopped and begins again")
-        elif not name.endswith(TABLES):
+        elif (stem := stem_of(name) or "") + OPEN in names:
+            found.notes.append(f"{path}: not committed: sealing goes on, or was stopped and begins again")
+        elif stem in sealed:
+            found.notes.append(f"{path}: no line of the manifest names it: trade-archivist rebuild removes it")
+        else:
             found.notes.append(f"{path}: no file of the archive")
 
 
@@ -128,4 +134,8 @@ def _candidate(month: Path, entry: dict[str, Any], place: tuple[int, int]) -> Ca
     name = str(entry["name"])
     if not name.startswith(f"{month.parent.name}-") or "/" in name:
         raise ValueError(name)
-    return Candidate(int(entry["seq"][0]), int(entry["seq"][1]), month / (name + SEALED[entry["codec"]]), place)
+    tables = frozenset(str(facts["file"]) for facts in dict(entry.get("tables") or {}).values())
+    if any("/" in table for table in tables):
+        raise ValueError(tables)
+    path = month / (name + SEALED[entry["codec"]])
+    return Candidate(int(entry["seq"][0]), int(entry["seq"][1]), path, place, tables)

@@ -78,7 +78,8 @@ def stem_of(name: str) -> str | None:
 
 def is_stale(line: dict[str, Any], span: Covers, adapter: Adapter) -> bool:
     """Whether a file has no tables, or those of another normaliser, or they end elsewhere than they must by now."""
-    return "tables" not in line or line["normaliser"] != version(adapter) or line["covers"] != list(span)
+    is_of_version = line.get("normaliser") == version(adapter)
+    return "tables" not in line or not is_of_version or line.get("covers") != list(span)
 
 
 def damaged_tables(month: Path, line: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -103,7 +104,7 @@ class Derivation:
     """The events of one symbol, file after file: what was known at the end of one is known at the next one's begin."""
 
     def __init__(self, directory: Path, adapter: Adapter, symbol: str) -> None:
-        self.adapter, self.symbol = adapter, symbol
+        self.directory, self.adapter, self.symbol = directory, adapter, symbol
         self.reader = Reader(directory.parent, adapter)
         self._listing = Listing(Disk(), directory)
         self._normaliser = Normaliser(adapter, [symbol])

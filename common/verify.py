@@ -3,6 +3,7 @@
 archived.json ─▶ complete        read before the files, so that what is written meanwhile is no damage
 names, manifests ─▶ candidates   `survey`
 each file ─▶ its numbers         `inspection`, by the first number, several at a time
+tables ─▶ normalise(records)     `table_proof`, several chains of files at a time
 all numbers ─▶ missing, doubled  `density`
 """
 
@@ -31,6 +32,7 @@ from .inspection import (
 from .process import boot_id
 from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, read_synced, sealed_lines, symbol_dirs
 from .survey import RESTORE_MANIFEST, Candidate, Hole, survey
+from .table_proof import prove_tables
 
 LOOKS = 3
 """How often an archive is looked at again that moved under our hands."""
@@ -54,6 +56,9 @@ class Report:
     sealed: int = 0
     records: int = 0
     bytes_: int = 0
+    tables: int = 0  # sealed files whose tables are what their records give
+    stale: int = 0  # sealed files whose tables are of another normaliser
+    without_tables: int = 0
     seq: tuple[int, int] = (0, 0)
     holes: list[Hole] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -71,6 +76,7 @@ class Report:
             "sealed": self.sealed,
             "records": self.records,
             "bytes": self.bytes_,
+            "tables": {"proved": self.tables, "stale": self.stale, "missing": self.without_tables},
             "seq": list(self.seq),
             "holes": [hole._asdict() for hole in self.holes],
             "findings": [finding._asdict() for finding in self.findings],
@@ -134,7 +140,19 @@ def _prove(
     density.finish()
     report.seq = density.first, density.last
     _judge(directory, density, report)
+    _add_tables(directory, report, jobs, progress)
     return report
+
+
+def _add_tables(directory: Path, report: Report, jobs: int, progress: Progress | None) -> None:
+    def told(done: int, files: int) -> None:
+        if progress is not None:
+            progress(report.exchange, report.files + done, report.files + files)
+
+    proof = prove_tables(directory, jobs, told)
+    report.tables, report.stale, report.without_tables = proof.files, proof.stale, proof.missing
+    report.findings += proof.findings
+    report.notes += proof.notes
 
 
 def _ahead(

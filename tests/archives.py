@@ -1,16 +1,18 @@
 """Small archives, written by the archiver's own code."""
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import orjson
 
 from common.archive import ArchiveWriter
 from common.disk import Disk
+from common.exchanges import binance
 from common.process import boot_id
 from common.record import encode
 from common.sealing import seal
+from common.tabling import tabulate
 
 HOUR_NS = 3_600_000_000_000
 FIRST_TS = 1_723_161_253_937_085_768 // HOUR_NS * HOUR_NS
@@ -74,7 +76,7 @@ class Archive:
         """Sync, and seal what is full."""
         self.writer.sync(lambda: None)
         for path in self.writer.sealable():
-            seal(Disk(), path, self._codec, 3, 4096, "binance/1")
+            seal(Disk(), path, self._codec, 3, 4096, "binance/1", partial(tabulate, adapter=binance))
 
     def close(self) -> None:
         self.sync()

@@ -100,7 +100,7 @@ def test_verify_when_sealing_was_stopped_anywhere_then_the_archive_is_whole(tmp_
     report = proved(archive)
     archive.writer.close()
     assert report.findings == []
-    assert [note.split(": ")[1][:13] for note in report.notes] == ["not committed", "unfinished; s"]
+    assert [note.split(": ")[1][:13] for note in report.notes] == ["not committed", "unfinished; s", "1 sealed file"]
     assert report.records == 601
 
 
