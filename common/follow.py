@@ -251,10 +251,12 @@ class Follower:
             number = self._number(message)
             if self._start is None:
                 return self._begin_live(message, number, now)
-            if number <= self._known():
+            if number < self._known():
                 return ()
-            self._joined, self._target = True, number
-            self._since = now
+            self._joined, self._target, self._since = True, number, now
+            if number == self._known():
+                self._asked, self._target = None, None
+                return ()
             if self._asked is None:
                 self._due = now
         self._held.append(message)

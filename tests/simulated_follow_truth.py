@@ -43,7 +43,6 @@ def judge(world: FollowWorld, follower: SimFollower) -> None:
         assert not follower.events
         return
     given = follower.events
-    expected = archived(world, follower)
     by_topic: dict[Place, list[Event]] = defaultdict(list)
     for event in given:
         if not is_own(event):
@@ -53,7 +52,7 @@ def judge(world: FollowWorld, follower: SimFollower) -> None:
             assert key_of(before) < key_of(event), f"{place}: {key_of(event)} after {key_of(before)}"
     if world.truth.rotten or world.truth.holes():
         return  # what was seen live may be in no archive, and no power loss tells so
-    judge_events(given, expected, by_topic, goes_on=follower.options.get("on_gap") == "continue")
+    judge_events(given, archived(world, follower), by_topic, goes_on=follower.options.get("on_gap") == "continue")
     if follower.follower.strict or not follower.dropped:
         for before, event in pairwise(given):
             assert order_of(before) < order_of(event) or is_own(before), (
