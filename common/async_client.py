@@ -37,7 +37,7 @@ S = TypeVar("S")
 def _awaited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """The same call in a thread, on what `self._inner` is."""
 
-    async def run(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(call, self._inner, *args, **kwargs)
 
     run.__name__, run.__doc__ = call.__name__, call.__doc__
