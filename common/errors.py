@@ -42,6 +42,7 @@ class MissingExtraError(ArchivistError):
 
 _KINDS: dict[str, type[ArchivistError]] = {
     "busy": UnavailableError,
+    "closed": UnavailableError,
     "timeout": UnavailableError,
     "unreachable": UnavailableError,
     "corrupt": DamagedError,

@@ -214,7 +214,7 @@ class RemoteDialogue:
 
     def close(self) -> None:
         """Give the socket back for the next; with answers still to come, which nobody waits for, it is closed."""
-        if self._waiting:
+        if self._waiting or self._socket.closed:
             self._end()
         else:
             self._transport.keep(self)
@@ -222,6 +222,8 @@ class RemoteDialogue:
     def _await(self, wanted: int, deadline: float) -> Reply:
         again = time.monotonic() + ASK_AGAIN_S
         while wanted not in self._answered:
+            if self._socket.closed:
+                raise UnavailableError("the client was closed meanwhile: make a new one", "closed")
             now = time.monotonic()
             if now >= deadline:
                 raise UnavailableError(
@@ -237,6 +239,8 @@ class RemoteDialogue:
         return self._answered.pop(wanted)
 
     def _send(self) -> None:
+        if self._socket.closed:
+            return
         for number, frame in self._waiting.items():
             if number not in self._sent and number not in self._answered:
                 try:
@@ -260,6 +264,8 @@ class RemoteDialogue:
                 self._answered[number] = header, payload
 
     def _end(self) -> None:
+        if self._socket.closed:
+            return  # with the transport
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)
