@@ -37,7 +37,7 @@ class ArchiveFile:
     seq: tuple[int, int]
     ts_recv: tuple[int, int]
     manifest: dict[str, Any] | None
-    place: tuple[Path, int, int] | tuple[()] = ()  # where the blocks stand in which manifest
+    place: tuple[Disk, Path, int, int] | tuple[()] = ()  # where the blocks stand in which manifest
     open_blocks: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -51,10 +51,8 @@ class ArchiveFile:
 
 
 @lru_cache(maxsize=64)
-def _sealed_blocks(manifest: Path, offset: int, size: int) -> tuple[dict[str, Any], ...]:
-    with manifest.open("rb") as file:
-        file.seek(offset)
-        return tuple(orjson.loads(file.read(size))["blocks"])
+def _sealed_blocks(disk: Disk, manifest: Path, offset: int, size: int) -> tuple[dict[str, Any], ...]:
+    return tuple(orjson.loads(disk.read(manifest, offset, size))["blocks"])
 
 
 @dataclass
@@ -131,7 +129,8 @@ class Listing:
             cut = line.find(_BLOCKS)
             head = orjson.loads(line[:cut] + _BLOCKS + b"[]}" if cut > 0 else line)
             if is_sealed_line(head):
-                seq, ts_recv, place = tuple(head["seq"]), tuple(head["ts_recv"]), (path / MANIFEST, offset, len(line))
+                seq, ts_recv = tuple(head["seq"]), tuple(head["ts_recv"])
+                place = self._disk, path / MANIFEST, offset, len(line)
                 del head["blocks"]
                 month.sealed[head["name"]] = ArchiveFile(path / head["file"], seq, ts_recv, head, place)
             elif "hole" in head:
