@@ -72,7 +72,7 @@ class Follower:
         self._deadline_s = deadline_s if on_gap == "continue" else None
         self._hold_bytes = hold_bytes
         self._symbols: dict[str, list[_Topic]] = {}
-        known = 0 if start is None else start - 1
+        known = 0 if start is None else max(start - 1, 0)
         for symbol in self.symbols:
             names = {name: topic(exchange, name, symbol).rstrip() for name in (*channels, GAP)}
             self._symbols[symbol] = [_Topic(name, channel, symbol, known) for channel, name in names.items()]
@@ -368,7 +368,6 @@ class Follower:
         """Going on without what history did not give (rule 17)."""
         gap = self._gap(topic_.symbol, "open", SKIPPED, seq, ts_recv)
         numbers = {"first_seq": topic_.known + 1, "last_seq": last}
-        topic_.known = seq - 1
         self._tell(gap | {"channels": [topic_.channel]} | numbers)
 
     def _gap(self, symbol: str, state: str, reason: str, seq: int, ts_recv: int | None) -> Event:
