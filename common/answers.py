@@ -22,11 +22,11 @@ from .codec import CodecError, MissingPackageError
 from .coverage import Coverage
 from .disk import Disk
 from .errors import ArchivistError
+from .events import body
 from .pages import Header, Pages
 from .reader import Reader
 from .record import RecordError
 from .requests import Request, refusal
-from .runs import ts_event_of
 from .storage import read_archived
 
 log = logging.getLogger("history")
@@ -210,5 +210,6 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
 def _ts_event(exchange: Exchange, symbol: str, seq: int) -> int | None:
     """`ts_event` of the last book event of a record."""
     for _, found in exchange.reader.messages([symbol], seq - 1, seq, ["book"]):
-        return ts_event_of(found[-1])
+        time: int | None = orjson.loads(body(found[-1]))["ts_event"]
+        return time
     return None

@@ -25,7 +25,7 @@ from .events import GAP, topic
 from .listing import ArchiveFile, Listing
 from .normaliser import Normaliser
 from .process import boot_id
-from .record import decode, seq_of
+from .record import decode, seq_of, ts_recv_of
 from .storage import NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
 
 JOINED_LINES = 1000
@@ -195,7 +195,7 @@ class Reader:
             block = _first_since(self.files(symbol), ts_ns)
             if block is not None:
                 lines = self.lines(symbol, block["seq"][0] - 1, block["seq"][1])
-                found.append(next(seq_of(line) for line in lines if decode(line).ts_recv >= ts_ns))
+                found.append(next(seq_of(line) for line in lines if ts_recv_of(line) >= ts_ns))
         return min(found)
 
     # -- files -----------------------------------------------------------------------------------------------------

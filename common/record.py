@@ -9,6 +9,7 @@ The payload comes last and is never decoded to find its place: the head ends bef
 
 import base64
 import codecs
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ FORMAT = 1
 
 DATA = b',"data":'
 BASE64 = b',"base64":"'
+
+_TS_RECV = re.compile(rb'\{"seq":\d+,"ts_recv":(-?\d+)')
 
 
 class Record(NamedTuple):
@@ -125,6 +128,14 @@ def seq_of(line: bytes) -> int:
     if end < 0 or not digits.isdigit():
         raise RecordError(f"not a record: {line[:80]!r}")
     return int(digits)
+
+
+def ts_recv_of(line: bytes) -> int:
+    """When a record was received (ns), without decoding its line. Raises RecordError."""
+    match = _TS_RECV.match(line)
+    if match is None:
+        raise RecordError(f"not a record: {line[:80]!r}")
+    return int(match[1])
 
 
 def looks_whole(data: bytes) -> bool:

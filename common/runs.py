@@ -6,24 +6,23 @@ Both fill a page: `fill(limit)` takes what fits, at least one record, and rememb
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from . import tables
 from .adapter import Adapter
-from .events import GAP, Event, body, topic
+from .events import GAP, Event, topic
 from .normaliser import Normaliser
 from .reader import Reader
-from .record import decode, seq_of
+from .record import decode, seq_of, ts_recv_of
 from .requests import Slice
 
 RECORDS_MAX = 150_000
 """Records that one page looks at: about a second of work, also where nothing of it is asked for."""
 
-_TS_RECV = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+)')
-_ALL_TS_RECV = re.compile(rb"^\{\"seq\":\d+,\"ts_recv\":(\d+)", re.MULTILINE)
-_TS_EVENT = b',"ts_event":'
+_ALL_TS_RECV = re.compile(rb'^\{"seq":\d+,"ts_recv":(-?\d+)', re.MULTILINE)
 
 Times = tuple[int, int]
 """From (inclusive) and to (exclusive), ns."""
@@ -39,19 +38,6 @@ class Filled:
     records: int
     is_done: bool
     header: dict[str, Any] = field(default_factory=dict)
-
-
-def ts_recv_of(line: bytes) -> int:
-    """`ts_recv` of a record line, without decoding it."""
-    match = _TS_RECV.match(line)
-    return int(match[1]) if match else 0
-
-
-def ts_event_of(message: bytes) -> int | None:
-    """`ts_event` of a live message, without decoding it."""
-    begin = message.index(_TS_EVENT) + len(_TS_EVENT)
-    digits = message[begin : message.index(b",", begin)]
-    return None if digits == b"null" else int(digits)
 
 
 @dataclass
@@ -131,27 +117,26 @@ class EventRun:
 
     def _row(self, seq: int, line: bytes) -> Row:
         if line.find(b',"kind":"start"', 0, 96) > 0:
-            record = decode(line)
-            self._starts.append({"seq": seq, "last": int(record.head.get("last", 0)), "ts_recv": record.ts_recv})
+            last = int(decode(line).head.get("last", 0))
+            self._starts.append({"seq": seq, "last": last, "ts_recv": ts_recv_of(line)})
         found, times = self._messages(line), self._times
         counts = times is None or times[0] <= ts_recv_of(line) < times[1]
-        if found and (counts or self._by_event):
-            wanted = self._wanted
-            found = [each for each in found if each[: each.index(b" ") + 1] in wanted]
-            if self._by_event and times is not None:
-                found = [each for each in found if times[0] <= (ts_event_of(each) or ts_recv_of(line)) < times[1]]
-            if len(found) > 1:
-                found.sort(key=lambda message: message[: message.index(b" ")])
-            return Row(seq, [body(message) for message in found], counts)
-        return Row(seq, [], counts)
+        if not found or not (counts or self._by_event):
+            return Row(seq, [], counts)
+        split = [(each[: (end := each.index(b" ") + 1)], each[end:]) for each in found]
+        split = [each for each in split if each[0] in self._wanted]
+        if self._by_event and times is not None:
+            split = [each for each in split if times[0] <= _happened(each[1]) < times[1]]
+        if len(split) > 1:
+            split.sort(key=itemgetter(0))
+        return Row(seq, [body for _, body in split], counts)
 
     def _messages(self, line: bytes) -> list[bytes]:
-        normaliser = self._normaliser
-        work = normaliser.work(line)
+        work = self._normaliser.work(line)
         if work is None:
             return []
-        found = normaliser.messages(work)
-        normaliser.actions.clear()
+        found = self._normaliser.messages(work)
+        self._normaliser.actions.clear()
         return found
 
     def _books(self) -> list[bytes]:
@@ -249,6 +234,13 @@ def as_arrow(filled: Filled, channels: Sequence[str]) -> Filled:
             writer.write_table(made)
         frames.append(sink.getvalue().to_pybytes())
     return replace(filled, payload=frames, header={"channels": list(by_channel)})
+
+
+def _happened(body: bytes) -> int:
+    """When an event happened (ns); where the exchange does not say, when it was received."""
+    event = orjson.loads(body)
+    time: int = event["ts_recv"] if event["ts_event"] is None else event["ts_event"]
+    return time
 
 
 def _joined(lines: list[bytes]) -> bytes:
