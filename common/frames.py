@@ -92,6 +92,12 @@ def framed(transport: Transport, queries: Sequence[Query], kind: str, *, exact: 
     return found if len(found) > 1 else next(iter(found.values()))
 
 
+def converted(make: Callable[[], Any], kind: str) -> Any:
+    """An Arrow table as `arrow`, `polars` or `pandas`. Raises MissingExtraError."""
+    with _told():
+        return _CONVERT[kind](make())
+
+
 def write(transport: Transport, queries: Sequence[Query], path: Path, *, exact: bool, progress: bool | None) -> None:
     """A Parquet file, or a directory with one for each channel. Raises ArchivistError, OSError."""
     channels = _channels(queries)

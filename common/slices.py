@@ -17,6 +17,8 @@ from .transport import Request, Transport
 if TYPE_CHECKING:
     import pyarrow
 
+    from .series import BarSeries, BookSeries
+
 
 @dataclass(frozen=True)
 class Query:
@@ -166,6 +168,28 @@ class Slice:
         from . import frames
 
         frames.write(self._transport, self._queries, Path(path), exact=exact, progress=self._progress)
+
+    # -- derived series ------------------------------------------------------------------------------------------------
+
+    def bars(self, interval: str | int = "1m") -> "BarSeries":
+        """What was traded in each interval: `to_polars()`, `to_pandas()`, `to_numpy()`, `rows()`. See `series.Bar`.
+
+        Of a slice of `trade` (or `agg_trade`), by its own clock (`by`), from its start to its end, empty intervals
+        included; one that start or end cuts is not `whole`. Reads the slice now. Raises ArchivistError.
+        """
+        from . import series
+
+        return series.bars_of(self._transport, self._queries, interval)
+
+    def book_snapshots(self, depth: int = 10, interval: str | int = "1s") -> "BookSeries":
+        """The best `depth` levels a side at the end of each interval. See `series.BookSnapshot`, `series.BookSeries`.
+
+        Of a slice of `book`, by its own clock; a snapshot holds nothing that came at its `ts` or later. `to_numpy()`
+        gives times, int64 ns [time], and levels, float64 [time, depth x 4]. Reads the slice now. Raises ArchivistError.
+        """
+        from . import series
+
+        return series.book_snapshots_of(self._transport, self._queries, depth, interval)
 
     def _framed(self, kind: str, exact: bool) -> Any:
         from . import frames
