@@ -174,7 +174,7 @@ def _from_options(options: Mapping[str, str], names: Sequence[str], kinds: Mappi
     settings = {}
     for option, text in options.items():
         pattern = OPTIONS[option].key
-        for index, name in enumerate(names):
+        for index, name in enumerate(names if "*" in pattern else [""]):
             key = pattern.replace("*", name)
             value = _parsed(text, kinds[key])
             if option == "--publish":
