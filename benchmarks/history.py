@@ -218,7 +218,7 @@ def measure_chunks(server: Server, storage: Path) -> None:
     for under_way in (4, 8):
         offsets = iter(range(0, file["bytes"], PART_BYTES))
         began, done = time.perf_counter(), 0
-        for offset, _ in zip(offsets, range(under_way), strict=False):
+        for _, offset in zip(range(under_way), offsets, strict=False):
             socket.send_multipart([b"", orjson.dumps({**question, "offset": offset, "bytes": PART_BYTES})])
         while done < file["bytes"]:
             *_, data = socket.recv_multipart(copy=False)
