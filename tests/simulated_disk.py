@@ -59,16 +59,18 @@ class File:
 
 
 class Directory:
-    __slots__ = ("changes", "durable", "entries", "path")
+    __slots__ = ("changed", "changes", "durable", "entries", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.changed = 0  # how often
         self.entries: dict[str, File | Directory] = {}
         self.durable: dict[str, File | Directory] = {}
         self.changes: list[dict[str, File | Directory | None]] = []
 
     def change(self, **names: "File | Directory | None") -> None:
         self.changes.append(names)
+        self.changed += 1
         self._apply(self.entries, names)
 
     def sync(self) -> None:
@@ -84,6 +86,7 @@ class Directory:
             if index < until if in_order else random.random() < 0.5:
                 self._apply(kept, names)
         self.entries, self.durable = kept, dict(kept)
+        self.changed += 1
         self.changes.clear()
 
     @staticmethod
@@ -220,9 +223,13 @@ class SimDisk(Disk):
 
     def size(self, path: Path) -> int:
         self.step()
+        if (directory := self.system.dirs.get(str(path))) is not None:
+            return len(directory.entries)
         return len(self.system.file(path).data)
 
     def mtime_ns(self, path: Path) -> int:
+        if (directory := self.system.dirs.get(str(path))) is not None:
+            return directory.changed
         return self.system.file(path).mtime_ns
 
     def read(self, path: Path, offset: int = 0, size: int = -1) -> bytes:

@@ -1,20 +1,25 @@
 """Followers and history in the simulated world: the very `Follower`, links that drop, answers that get lost or late."""
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from common.events import GAP, Event
+from common.codec import CodecError
+from common.errors import BadRequestError
+from common.events import Event
 from common.follow import Follower
-from common.normaliser import Normaliser
-from common.record import RecordError, decode
+from common.pages import Pages
+from common.reader import Reader
+from common.record import RecordError
+from common.requests import Slice, parse
 from common.storage import read_archived
 from tests.simulated_disk import NEVER, Killed
 from tests.simulated_processes import ADAPTER, CHANNELS, SYMBOLS
 from tests.simulation import World
 from tests.truth import STORAGE
+
+Reply = tuple[dict[str, Any], list[Event]]
 
 
 class SimFollower:
@@ -25,10 +30,11 @@ class SimFollower:
         self.follower = Follower("binance", options.pop("symbols", SYMBOLS), CHANNELS, start, **options)
         self.link: deque[bytes] = deque()
         self.high_water = NEVER
-        self.replies: list[tuple[dict[str, Any], list[Event]]] = []
+        self.replies: list[Reply] = []
         self.events: list[Event] = []
         self.dropped = False  # something that was published to it is lost
-        self.pending: list[bytes] = self.follower.subscriptions  # subscriptions that the feed has not got yet
+        self.pending: list[bytes] = []  # subscriptions that the feed has not got yet
+        self.disconnect(in_flight=False)
 
     def publish(self, message: bytes) -> None:
         world = self.world
@@ -48,8 +54,7 @@ class SimFollower:
             for _ in range(self.world.random.randint(0, len(self.link))):
                 self.link.pop()
                 self.dropped = True
-        self.pending = self.follower.subscriptions
-        self.dropped = self.dropped or self.follower.waiting != ""
+        self.pending = self.follower.subscriptions if self.world.lossy else []
 
     def receive(self, count: int) -> None:
         for _ in range(min(count, len(self.link))):
@@ -59,7 +64,7 @@ class SimFollower:
                 self.start = content["at"] + 1 if message.startswith(b"binance/heartbeat") else content["seq"]
             self.events += self.follower.take(message, self.world.now)
 
-    def hear(self, reply: tuple[dict[str, Any], list[Event]]) -> None:
+    def hear(self, reply: Reply) -> None:
         self.events += self.follower.answer(*reply, self.world.now)
 
     def look(self) -> None:
@@ -70,64 +75,31 @@ class SimFollower:
 
 
 class SimHistory:
-    """Answers slices out of the archive's files."""
+    """Answers slices with the server's own code, out of the archive's files on the simulated disk."""
 
     def __init__(self, world: "FollowWorld") -> None:
         self.world, self.disk = world, world.new_disk("history")
-        self._numbers: list[int] = []  # what was normalised already
-        self._found: list[tuple[int, list[bytes]]] = []
-        self._starts: list[dict[str, Any]] = []
-        self._normaliser = Normaliser(ADAPTER)
+        self._pages = Pages(Reader(STORAGE.parent, ADAPTER, self.disk), ADAPTER, lambda *asked: asked[-1])
 
-    def answer(self, request: dict[str, Any], page: int) -> tuple[dict[str, Any], list[Event]]:
-        """A page of at most so many events' records. Raises Killed."""
+    def answer(self, request: dict[str, Any], page_bytes: int) -> Reply:
+        """Raises Killed."""
         head = {"id": request["id"], "op": "slice"}
-        complete = read_archived(self.disk, STORAGE).trusted(self.world.boot_id)  # before the files (rule 18)
-        self._read(complete)
-        after, to = request["after"], min(request["to"], complete)
-        if token := request.get("next"):
-            after, to = orjson.loads(token)
-            if after < to > complete:
-                return head | {"error": {"code": "changed", "message": "ask anew"}}, []
-        events: list[Event] = []
-        covered = to
-        for seq, messages in self._found:
-            if after < seq <= to:
-                if len(events) >= page:
-                    covered = seq - 1
-                    break
-                events += self._wanted(messages, request)
-        starts = [start for start in self._starts if after < start["seq"] <= covered]
-        token = orjson.dumps([covered, to]).decode() if covered < to else None
-        head |= {"after": after, "covered": max(covered, after), "to": to, "next": token}
-        return head | {"complete_to": complete, "starts": starts, "events": len(events)}, events
-
-    @staticmethod
-    def _wanted(messages: list[bytes], request: dict[str, Any]) -> Iterator[Event]:
-        channels, symbols = {*request["channels"], GAP}, set(request["symbols"])
-        for message in messages:
-            event = orjson.loads(message.partition(b" ")[2])
-            if event["channel"] in channels and event["symbol"] in symbols:
-                yield event
-
-    def _read(self, complete: int) -> None:
-        records: dict[int, bytes] = {}
-        for symbol in ("_", *SYMBOLS):
-            self.disk.step()
+        try:
+            complete = read_archived(self.disk, STORAGE).trusted(self.world.boot_id)  # before the files (rule 18)
+            asked = parse(request, self.world.wall)
+            assert isinstance(asked, Slice)
+            header, payload = self._pages.page(asked, complete, page_bytes)
+        except BadRequestError as error:
+            return head | {"error": {"code": error.code, "message": str(error)}}, []
+        except (CodecError, RecordError) as error:
+            truth = self.world.truth  # a tail that the power tore is there until the archiver's next start
+            assert truth.rotten or truth.lost_power, f"history: {error}"
+            return head | {"error": {"code": "corrupt", "message": str(error)}}, []
+        finally:
             if self.disk.kill_within:
                 raise Killed
-            records |= self.world.truth.contents(symbol)
-        numbers = sorted(seq for seq in records if seq <= complete)
-        if numbers[: len(self._numbers)] != self._numbers:
-            self.__init__(self.world)  # type: ignore[misc]
-        for seq in numbers[len(self._numbers) :]:
-            record = decode(records[seq])
-            if record.kind == "start":
-                self._starts.append({"seq": seq, "last": record.head["last"], "ts_recv": record.ts_recv})
-            if messages := self._normaliser.messages(record):
-                self._found.append((seq, messages))
-            self._normaliser.actions.clear()
-        self._numbers = numbers
+        events = [orjson.loads(line) for part in payload for line in part.split(b"\n") if line]
+        return head | {"complete_to": complete, **header}, events
 
 
 class FollowWorld(World):
@@ -139,7 +111,7 @@ class FollowWorld(World):
         super().__post_init__()
         self.followers: list[SimFollower] = []
         self.requests: list[tuple[SimFollower, dict[str, Any]]] = []
-        self.late: list[tuple[SimFollower, tuple[dict[str, Any], list[Event]]]] = []
+        self.late: list[tuple[SimFollower, Reply]] = []
         self.lossy = self.random.random() < 0.5
         self.history: SimHistory | None = SimHistory(self)
         if not self.calm:
@@ -161,8 +133,18 @@ class FollowWorld(World):
 
     def choices(self) -> tuple[list[str], list[float]]:
         names, weights = super().choices()
+        weights = [
+            4 * weight if name in ("feed", "sealer") else weight for name, weight in zip(names, weights, strict=True)
+        ]
         joins = 0.5 if len(self.followers) < 6 else 0.0
-        return [*names, "follower", "history", "history_fails", "join"], [*weights, 6.0, 4.0, 0.3, joins]
+        return [*names, "follower", "history", "history_fails", "join", "checkpoint"], [
+            *weights,
+            10.0,
+            7.0,
+            0.4,
+            joins,
+            2.0,
+        ]
 
     def _join(self) -> None:
         random = self.random
@@ -177,7 +159,14 @@ class FollowWorld(World):
             on_gap="continue" if random.random() < 0.15 else "wait",
             deadline_s=5.0,
         )
-        follower.high_water = random.choice((3, 20, NEVER))
+        follower.high_water = random.choice((3, 20, NEVER)) if self.lossy else NEVER
+
+    def _checkpoint(self) -> None:
+        """Files are turned at checkpoints; what is turned gets sealed."""
+        if self.feed is not None and "feed" not in self.acting:
+            self.acting.append("feed")
+            self.alive("feed", self.feed.checkpoint)
+            self.acting.remove("feed")
 
     def _follower(self) -> None:
         if not self.followers:
@@ -204,13 +193,10 @@ class FollowWorld(World):
         if chance < 0.1 or self.history is None:
             return  # lost
         try:
-            reply = self.history.answer(request, self.random.choice((1, 5, 1000)))
+            reply = self.history.answer(request, self.random.choice((1, 1000, 1 << 20)))
         except Killed:
             self._history_fails()
             return
-        except RecordError as error:
-            assert self.truth.rotten
-            reply = {"id": request["id"], "op": "slice", "error": {"code": "corrupt", "message": str(error)}}, []
         if chance < 0.15:
             error = {"code": "busy", "message": "ask again"}
             reply = {"id": request["id"], "op": "slice", "error": error}, []
@@ -243,7 +229,7 @@ class FollowWorld(World):
         self._history_fails()
 
     def disconnect(self) -> None:
-        in_flight = not self.calm and self.random.random() < 0.5
+        in_flight = self.lossy and not self.calm and self.random.random() < 0.5
         for follower in self.followers:
             follower.disconnect(in_flight=in_flight)
 

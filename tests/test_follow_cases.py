@@ -314,6 +314,18 @@ def test_rule_16_when_what_was_given_is_lost_with_the_machine_then_it_is_withdra
     assert given == [("trade", 11), ("trade", 12), withdrawn, ("gap", 100), ("quote", 101)]
 
 
+def test_rule_16_when_the_power_goes_twice_then_only_what_was_given_since_is_withdrawn_again() -> None:
+    talk = Talk().join()
+    lost_with_the_machine(talk)
+    talk.live(event("quote", 201, 200))
+    request = talk.asked()
+    starts = [{"seq": 200, "last": 11, "ts_recv": 8}]
+    head = {"id": request["id"], "covered": 201, "complete_to": 201, "starts": starts}
+    withdrawn, newer = talk.follower.answer(head, [event("quote", 201, 200)], talk.now)
+    assert (name(withdrawn), withdrawn["channels"]) == (("withdrawn", "AAA", 12, 199), ["quote", "gap"])
+    assert name(newer) == ("quote", 201)
+
+
 def test_rule_16_when_it_was_not_given_out_yet_then_it_never_is() -> None:
     talk = Talk(strict=True).join()
     talk.live(event("trade", 11, 1))
