@@ -1,0 +1,89 @@
+"""The follower with the server's own answers, out of files: pages, tokens, and what a power loss took."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from common.answers import Answers
+from common.events import Event
+from common.follow import Follower
+from tests.archives import FIRST, Archive, hours, start, trade
+
+Answer = Callable[[dict[str, Any]], tuple[dict[str, Any], list[Event]]]
+LAST = FIRST + 300
+AGAIN = FIRST + 1000
+"""The number of a start after a power loss, which knows of everything up to LAST."""
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    archive = Archive(tmp_path)
+    archive.begin()
+    archive.take(hours(FIRST + 1, 300))
+    archive.writer.hole(AGAIN, LAST)
+    archive.take([start(AGAIN, LAST), trade(AGAIN + 1), trade(AGAIN + 2)])
+    archive.close()
+    return tmp_path
+
+
+def replies(storage: Path, page_bytes: int) -> Answer:
+    answers = Answers(storage)
+
+    def answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Event]]:
+        header, *payload = answers.answer(orjson.dumps(request), page_bytes=page_bytes)
+        return orjson.loads(header), [orjson.loads(line) for part in payload for line in part.split(b"\n") if line]
+
+    return answer
+
+
+def followed(follower: Follower, answer: Answer, given: list[Event]) -> list[dict[str, Any]]:
+    """Ask until it is live; returns the headers."""
+    headers = []
+    now = 1.0
+    while follower.waiting and len(headers) < 1000:
+        now += 1.0
+        if (request := follower.request(now)) is not None:
+            header, events = answer(request)
+            headers.append(header)
+            given += follower.answer(header, events, now)
+    return headers
+
+
+def message(event: Event) -> bytes:
+    return f"binance/{event['channel']}/{event['symbol']} ".encode() + orjson.dumps(event)
+
+
+@pytest.mark.parametrize("page_bytes", [1, 2000, 1 << 22])
+def test_follower_when_pages_are_small_or_great_then_it_is_given_each_event_once(
+    storage: Path, page_bytes: int
+) -> None:
+    answer = replies(storage, page_bytes)
+    follower = Follower("binance", ["BTCUSDT", "ETHUSDT"], ["trade"], FIRST)
+    request = {"op": "slice", "id": 1, "exchange": "binance", "symbols": ["BTCUSDT", "ETHUSDT"]}
+    whole = replies(storage, 1 << 22)(request | {"channels": ["trade"], "after": 0, "to": AGAIN + 2})[1]
+    given: list[Event] = list(follower.take(message(whole[-1]), 1.0))
+    headers = followed(follower, answer, given)
+    assert not [header for header in headers if "error" in header]
+    assert len(headers) == 1 if page_bytes > 100_000 else len(headers) > 10
+    assert given == whole
+    assert len(given) > 200
+
+
+@pytest.mark.parametrize("page_bytes", [1, 1 << 22])
+def test_follower_when_the_archive_starts_before_what_it_was_given_then_that_is_withdrawn(
+    storage: Path, page_bytes: int
+) -> None:
+    follower = Follower("binance", ["BTCUSDT"], ["trade"], None)
+    lost: Event = {"channel": "trade", "symbol": "BTCUSDT", "seq": LAST + 5, "prev": LAST, "ts_recv": 1}
+    newer: Event = {"channel": "trade", "symbol": "BTCUSDT", "seq": AGAIN + 1, "prev": AGAIN, "ts_recv": 2}
+    given: list[Event] = [*follower.take(message(lost), 1.0), *follower.take(message(newer), 1.0)]
+    headers = followed(follower, replies(storage, page_bytes), given)
+    starts = [start for header in headers for start in header["starts"]]
+    assert [(start["seq"], start["last"]) for start in starts] == [(AGAIN, LAST)]
+    withdrawn = [event for event in given if event.get("state") == "withdrawn"]
+    assert [(event["first_seq"], event["last_seq"]) for event in withdrawn] == [(LAST + 1, AGAIN - 1)]
+    assert given[:2] == [lost, *withdrawn]
+    assert given[-1]["seq"] == AGAIN + 1
