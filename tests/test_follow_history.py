@@ -87,3 +87,13 @@ def test_follower_when_the_archive_starts_before_what_it_was_given_then_that_is_
     assert [(event["first_seq"], event["last_seq"]) for event in withdrawn] == [(LAST + 1, AGAIN - 1)]
     assert given[:2] == [lost, *withdrawn]
     assert given[-1]["seq"] == AGAIN + 1
+
+
+def test_history_when_there_is_nothing_new_then_no_record_is_read(storage: Path) -> None:
+    follower = Follower("binance", ["BTCUSDT"], ["trade"], AGAIN + 3)
+    for path in (storage / "binance" / "BTCUSDT").rglob("*.open"):
+        path.write_bytes(b"damage")
+    request = follower.request(1.0)
+    assert request is not None
+    header, events = replies(storage, 1 << 22)(request)
+    assert (header["covered"], header["events"], events) == (AGAIN + 2, 0, [])
