@@ -159,6 +159,11 @@ def _check_port(port: int) -> None:
         raise ValueError(f"{port} is not a port: 0 to 65535")
 
 
+def _check_secret_key(path: Path) -> None:
+    if path != Path():
+        curve.load(path)
+
+
 def _check_allowed(path: Path) -> None:
     if path != Path() and not path.is_dir():
         raise ValueError(f"{path} is not a directory that is there: trade-archivist keys makes one")
@@ -187,7 +192,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "port": _check_port,
     "storage": _check_path,
     "journal": lambda path: _check_path(path) if path != Path() else None,
-    "secret_key": lambda path: curve.load(path) if path != Path() else None,
+    "secret_key": _check_secret_key,
     "allowed": _check_allowed,
     "max_frame_bytes": _check_frame_bytes,
 }

@@ -190,7 +190,9 @@ def test_steps_where_a_clock_was_set_back_hold_their_time_and_keep_the_order(tmp
     assert [(body(each)["ts_recv"] - FIRST_TS) // SECOND_NS for each in inside] == [5, 2, 3]
 
 
-def test_steps_when_a_block_is_damaged_then_that_is_an_error_with_its_place(tmp_path: Path) -> None:
+def test_steps_when_a_block_is_damaged_then_that_is_an_error_with_its_place(
+    tmp_path: Path, play: Callable[..., "Player"]
+) -> None:
     recorded(tmp_path, step_ns=10 * SECOND_NS)
     sealed = sorted(tmp_path.rglob("*.bz2"), key=lambda path: path.stat().st_size)[-1]
     data = bytearray(sealed.read_bytes())
@@ -198,6 +200,9 @@ def test_steps_when_a_block_is_damaged_then_that_is_an_error_with_its_place(tmp_
     sealed.write_bytes(data)
     with pytest.raises(CodecError, match=rf"{sealed} offset \d+"):
         played([part(tmp_path)])
+    player = play(tmp_path, "--speed=max", "--begin=now")
+    assert player.process.wait(DEADLINE_S) == 1
+    assert f"{sealed} offset" in player.log.read_text()
 
 
 # -- when it is sent -----------------------------------------------------------------------------------------------
