@@ -3,7 +3,7 @@
     python -m benchmarks.archiver [--records 1000000]
 
 A journal of trade records is written first; the real archiver process then reads it all. Its memory is sampled on
-the way. Sealing is measured in this process, on the files that the archiver wrote, codec by codec.
+the way. Sealing is measured in this process, codec by codec, without and with tables.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 from benchmarks.exchange import trades
 from benchmarks.normalise import RECORDING, record_lines
+from common.adapter import Adapter
 from common.begin import record_start
 from common.codec import compressor
 from common.disk import Disk
@@ -25,8 +27,9 @@ from common.journal import Journal
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.recorder import Recorder
-from common.sealing import seal
-from common.storage import Archived, read_archived
+from common.sealing import Tables, seal
+from common.storage import MANIFEST, Archived, read_archived
+from common.tabling import Covers, Derivation, table_name, write
 
 
 def write_journal(storage: Path, count: int) -> int:
@@ -71,21 +74,32 @@ def archive(storage: Path, first: int, last: int) -> None:
 
 def measure_sealing(path: Path) -> None:
     """On the recording's records, where it is at hand: what compresses too well flatters nobody."""
-    data = b"".join(record_lines(RECORDING)[1:]) * 4 if RECORDING.exists() else path.read_bytes()[: 100 * 1024**2]
-    data = data[: data.rfind(b"\n") + 1]
+    recorded = record_lines(RECORDING)[1:] * 4 if RECORDING.exists() else []
+    lines = recorded or path.read_bytes()[: 100 * 1024**2].splitlines(keepends=True)[:-1]
+    data = b"".join(b'{"seq":%d%b' % (seq, line[line.index(b",") :]) for seq, line in enumerate(lines, 1))
+    month = path.parents[4] / "sealing" / "binance" / "BTCUSDT" / path.parent.name
+    month.mkdir(parents=True)
     for codec, level in (("bz2", 9), ("zstd", 9)):
-        copy = path.with_name(f"copy-{codec}.open")
-        copy.write_bytes(data)
+        copy = month / path.name
         began = time.process_time()
         compress = compressor(codec, level)
         for start in range(0, len(data), 900_000):
             compress(data[start : start + 900_000])
         alone = time.process_time() - began
-        began = time.process_time()
-        seal(Disk(), copy, codec, level, 900_000, "binance/1")
-        ours = time.process_time() - began
-        mib = len(data) / 1024**2
-        print(f"sealing {codec}: {mib / ours:.1f} MiB/s, the codec alone {mib / alone:.1f}: {alone / ours:.0%} of it")
+        for what, tabulate in (("", None), (" with tables", tables_of)):
+            copy.write_bytes(data)
+            (month / MANIFEST).unlink(missing_ok=True)
+            began = time.process_time()
+            seal(Disk(), copy, codec, level, 900_000, "binance/1", tabulate)
+            ours, mib = time.process_time() - began, len(data) / 1024**2
+            share = f"the codec alone {mib / alone:.1f}: {alone / ours:.0%} of it"
+            print(f"sealing {codec}{what}: {mib / ours:.1f} MiB/s, {len(lines) / ours:,.0f} records/s, {share}")
+
+
+def tables_of(path: Path) -> Tables:
+    """The tables of one file that is all there is."""
+    derivation = Derivation(path.parents[2], cast(Adapter, binance), "BTCUSDT")
+    return write(derivation, Covers(1, 1 << 62), lambda channel: path.with_name(table_name(path.stem, channel)))
 
 
 def main() -> None:

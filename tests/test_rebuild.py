@@ -1,5 +1,6 @@
 """Rebuilding tables: missing, stale, damaged, of wrong rows; and what is wrong with tables never costs records."""
 
+import hashlib
 import logging
 import random
 import secrets
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
-from common import cli, tabling
+from common import cli
 from common.adapter import Adapter
 from common.disk import Disk
 from common.events import Update
@@ -141,13 +143,8 @@ def test_verify_when_a_table_holds_other_rows_then_names_it_and_force_mends_it(a
     month = next(path.parent for path in parquet_files(archive.directory) if path.name.startswith(line["name"]))
     other = next(table for other, tables in tables_of(archive.directory)[1:] for table in tables.items())
     facts = line["tables"]["trade"]
-    tabling.arrow()
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(other[1], month / facts["file"])
+    pq.write_table(other[1], month / facts["file"])
     data = (month / facts["file"]).read_bytes()
-    import hashlib
-
     lie = {**facts, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     append_manifest(Disk(), month, {**line, "tables": {**line["tables"], "trade": lie}})
     (finding,) = verify(archive.directory, jobs=1).findings
@@ -159,7 +156,10 @@ def test_verify_when_a_table_holds_other_rows_then_names_it_and_force_mends_it(a
 
 
 def test_verify_when_a_manifest_tells_nonsense_of_tables_then_its_line_is_named(archive: Archive) -> None:
-    for changes in ({"tables": {"trade": {"file": "../x"}}}, {"tables": [1]}, {"gaps": None}, {"events": {}}):
+    nonsense: list[dict[str, Any]] = [
+        {"tables": {"trade": {"file": "../x"}}}, {"tables": [1]}, {"gaps": None}, {"events": {}}
+    ]  # fmt: skip
+    for changes in nonsense:
         strip(archive.directory, **changes)
         assert any(MANIFEST in finding.file for finding in verify(archive.directory, jobs=1).findings)
 
