@@ -51,7 +51,7 @@ class Follower:
     `start` is the first number wanted, None: from the first live message on. `strict` keeps (`seq`, topic, `part`)
     across topics even after a silent drop, at the cost of up to one heartbeat. `on_gap="continue"` goes on, with a
     `gap` event of state `open`, when history did not get on for `deadline_s` while a hole waits to be filled; what
-    was lost with the machine meanwhile is then not told.
+    was lost with the machine meanwhile is then not told. Raises ValueError where there is nothing to follow.
     """
 
     def __init__(
@@ -67,27 +67,19 @@ class Follower:
         hold_bytes: int = HOLD_BYTES,
     ) -> None:
         self.error = ""  # what history said, while it answers with errors
-        self.symbols, self.strict = tuple(symbols), strict
+        if not symbols or not set(channels) - {GAP}:
+            raise ValueError("nothing to follow: name at least one symbol and one channel")
+        self.symbols, self.strict = tuple(dict.fromkeys(symbols)), strict
         self._exchange, self._start = exchange, start
         self._deadline_s = deadline_s if on_gap == "continue" else None
         self._hold_bytes = hold_bytes
-        self._symbols: dict[str, list[_Topic]] = {}
-        known = 0 if start is None else max(start - 1, 0)
-        for symbol in self.symbols:
-            names = {name: topic(exchange, name, symbol).rstrip() for name in (*channels, GAP)}
-            self._symbols[symbol] = [_Topic(name, channel, symbol, known) for channel, name in names.items()]
-        self._all = [topic_ for topics in self._symbols.values() for topic_ in topics]
-        self._topics = {topic_.name: topic_ for topic_ in self._all}
-        self._places = {(topic_.channel, topic_.symbol): topic_ for topic_ in self._all}
-        self._beats = {topic(exchange, HEARTBEAT, symbol).rstrip(): symbol for symbol in (None, *self.symbols)}
+        self._name_topics(channels, 0 if start is None else max(start - 1, 0))
         self._target: int | None = _FAR  # up to where history is wanted; None: all is known, live goes on
         self._joined = False  # a live message was seen
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._out: list[Event] = []
         self._queue: list[tuple[int, bytes, int, Event]] = []  # strict: a heap of what is not given out yet
-        self._lowest = self._all[0]  # the topic whose `known` was the smallest when it was looked for
-        self._floor = known
         self._lag = (0, 0.0)  # what the exchange's heartbeat said, and when, that not every topic has reached
         self._asked: dict[str, Any] | None = None  # the request under way
         self._following: dict[str, Any] | None = None  # the one for the page after the last
@@ -96,6 +88,18 @@ class Follower:
         self._forced = False  # going on over holes
         self._told = 0  # gaps of our own
         self._complete = 0  # what the last answer said, for `waiting` only: it may go back
+
+    def _name_topics(self, channels: Collection[str], known: int) -> None:
+        self._symbols: dict[str, list[_Topic]] = {}
+        for symbol in self.symbols:
+            names = {name: topic(self._exchange, name, symbol).rstrip() for name in (*channels, GAP)}
+            self._symbols[symbol] = [_Topic(name, channel, symbol, known) for channel, name in names.items()]
+        self._all = [topic_ for topics in self._symbols.values() for topic_ in topics]
+        self._topics = {topic_.name: topic_ for topic_ in self._all}
+        self._places = {(topic_.channel, topic_.symbol): topic_ for topic_ in self._all}
+        self._beats = {topic(self._exchange, HEARTBEAT, symbol).rstrip(): symbol for symbol in (None, *self.symbols)}
+        self._lowest = self._all[0]  # the topic whose `known` was the smallest when it was looked for
+        self._floor = known
 
     @property
     def subscriptions(self) -> list[bytes]:
@@ -255,7 +259,7 @@ class Follower:
                 return ()
             self._joined, self._target, self._since = True, number, now
             if number == self._known():
-                self._asked, self._target = None, None
+                self._asked = self._following = self._target = None
                 return ()
             if self._asked is None:
                 self._due = now

@@ -92,7 +92,7 @@ def test_follower_when_the_archive_starts_before_what_it_was_given_then_that_is_
 def test_history_when_there_is_nothing_new_then_no_record_is_read(storage: Path) -> None:
     follower = Follower("binance", ["BTCUSDT"], ["trade"], AGAIN + 3)
     for path in (storage / "binance" / "BTCUSDT").rglob("*.open"):
-        path.write_bytes(b"damage")
+        path.write_bytes(b"damage\n")
     request = follower.request(1.0)
     assert request is not None
     header, events = replies(storage, 1 << 22)(request)
