@@ -8,8 +8,11 @@ import orjson
 import pytest
 
 from common.answers import Answers
+from common.disk import Disk
 from common.events import Event
 from common.follow import Follower
+from common.process import boot_id
+from common.storage import Archived, write_archived
 from tests.archives import FIRST, Archive, hours, start, trade
 
 Answer = Callable[[dict[str, Any]], tuple[dict[str, Any], list[Event]]]
@@ -87,6 +90,51 @@ def test_follower_when_the_archive_starts_before_what_it_was_given_then_that_is_
     assert [(event["first_seq"], event["last_seq"]) for event in withdrawn] == [(LAST + 1, AGAIN - 1)]
     assert given[:2] == [lost, *withdrawn]
     assert given[-1]["seq"] == AGAIN + 1
+
+
+def told(storage: Path, complete: int) -> None:
+    """The archive says that it is complete up to a number, whatever its files hold beyond."""
+    write_archived(Disk(), storage / "binance", Archived(complete, complete, boot_id(), {}), durable=False)
+
+
+def test_rule_14_when_a_file_is_flushed_beyond_the_watermark_then_nothing_beyond_is_given(storage: Path) -> None:
+    answer, given = replies(storage, 1 << 22), []
+    follower = Follower("binance", ["BTCUSDT", "ETHUSDT"], ["trade"], FIRST)
+    told(storage, FIRST + 100)
+    request = follower.request(1.0)
+    assert request is not None
+    header, events = answer(request)
+    assert header["covered"] == header["complete_to"] == FIRST + 100
+    given += follower.answer(header, events, 1.0)
+    assert FIRST + 90 < given[-1]["seq"] <= FIRST + 100 == follower.known
+    told(storage, AGAIN + 2)
+    newest: Event = {"channel": "trade", "symbol": "BTCUSDT", "seq": AGAIN + 2, "prev": AGAIN + 1, "ts_recv": 2}
+    given += follower.take(message(newest), 1.0)
+    followed(follower, answer, given)
+    assert [event["seq"] for event in given] == sorted(event["seq"] for event in given)
+    assert given[-1]["seq"] == AGAIN + 2
+
+
+def test_rule_14_when_the_archive_goes_back_between_two_pages_then_the_rest_is_asked_for_anew(storage: Path) -> None:
+    answer, given = replies(storage, 2000), []
+    follower = Follower("binance", ["BTCUSDT", "ETHUSDT"], ["trade"], FIRST)
+    request = follower.request(1.0)
+    assert request is not None
+    given += follower.answer(*answer(request), 1.0)
+    told(storage, FIRST + 1)
+    request = follower.request(2.0)
+    assert request is not None
+    header, events = answer(request)
+    assert header["error"]["code"] == "changed"
+    assert not follower.answer(header, events, 2.0)
+    told(storage, AGAIN + 2)
+    newest: Event = {"channel": "trade", "symbol": "BTCUSDT", "seq": AGAIN + 2, "prev": AGAIN + 1, "ts_recv": 2}
+    given += follower.take(message(newest), 3.0)
+    followed(follower, answer, given)
+    assert len({(event["symbol"], event["channel"], event["seq"], event.get("part", 0)) for event in given}) == len(
+        given
+    )
+    assert given[-1]["seq"] == AGAIN + 2
 
 
 def test_history_when_there_is_nothing_new_then_no_record_is_read(storage: Path) -> None:
