@@ -49,15 +49,17 @@ class Normaliser:
         out: list[bytes] = []
         dumps, update, record = orjson.dumps, self.update, self.record
         for work in works:
-            if work is None:
-                continue
             try:
-                for prefix, event in record(work) if isinstance(work, Record) else update(*work):
-                    out.append(prefix + dumps(event))
+                if work is not None:
+                    for prefix, event in record(work) if isinstance(work, Record) else update(*work):
+                        out.append(prefix + dumps(event))
             except FAULTS as error:
-                self.errors[f"{type(error).__name__}: {error}"] += 1
-                self._out = []
+                self.fault(error)
         return out
+
+    def fault(self, error: Exception) -> None:
+        self.errors[f"{type(error).__name__}: {error}"] += 1
+        self._out = []
 
     def work(self, line: bytes) -> Work | None:
         """A record line as work, None where it gives nothing. Raises RecordError.

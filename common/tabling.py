@@ -18,7 +18,7 @@ from .adapter import FAULTS, Adapter, version
 from .disk import Disk, remove_if_there
 from .events import GAP, Event
 from .listing import ArchiveFile, Listing
-from .normaliser import Normaliser
+from .normaliser import Normaliser, Published
 from .reader import Reader
 from .record import Record, seq_of
 from .runs import derived_snapshot
@@ -119,22 +119,26 @@ class Derivation:
         self._begin(span.first)
         before: Event | None = None
         held: dict[str, list[Event]] = {}
-        counts: dict[str, int] = {}
+        levels = 0  # rows of the book events that are held
         begun = False
-        for seq, line in self._lines(span.last):
-            if not begun and seq >= span.first and (seq > span.first or b'"kind":"checkpoint"' not in line[:96]):
+        for line in self._lines(span.last):
+            if not begun and (seq := seq_of(line)) >= span.first and (seq > span.first or not _is_checkpoint(line)):
                 begun, before = True, derived_snapshot(self._normaliser, self.symbol)
-            for event in self._events(line):
-                if seq < span.first:
-                    continue
+            for _, event in self._published(line) if begun else self._known(line):
                 channel = event["channel"]
-                if channel == "book" and before is not None:
+                own = held.setdefault(channel, [])
+                if channel != "book":
+                    own.append(event)
+                    if len(own) >= ROWS:
+                        yield channel, held.pop(channel)
+                    continue
+                if before is not None:
                     yield channel, [before]
                     before = None
-                held.setdefault(channel, []).append(event)
-                counts[channel] = counts.get(channel, 0) + rows(event)
-                if counts[channel] >= ROWS:
-                    counts[channel] = 0
+                own.append(event)
+                levels += rows(event)
+                if levels >= ROWS:
+                    levels = 0
                     yield channel, held.pop(channel)
         yield from held.items()
 
@@ -147,31 +151,43 @@ class Derivation:
             self._normaliser = Normaliser(self.adapter, [self.symbol])
             self._position = self._taken = begin - 1
 
-    def _lines(self, last: int) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, last: int) -> Iterator[bytes]:
         """The record lines from the position on; the normaliser is told of the holes on the way."""
         after = self._position or 0
         self._position = None  # until all of it was taken
         holes = deque(hole for hole in self._listing.holes() if hole[1] > self._taken)
+        line = b""
         for line in self.reader.merged([self.symbol], after, last):
-            seq = seq_of(line)
-            while holes and holes[0][1] < seq:
-                self._normaliser.hole(holes.popleft()[1] + 1)
-            self._taken = seq
-            yield seq, line
+            if holes:
+                seq = seq_of(line)
+                while holes and holes[0][1] < seq:
+                    self._normaliser.hole(holes.popleft()[1] + 1)
+            yield line
+        self._taken = seq_of(line) if line else self._taken
         self._position = last
 
-    def _events(self, line: bytes) -> list[Event]:
+    def _known(self, line: bytes) -> tuple[()]:
+        """Take a record before the span: what it tells is known, its events are another file's."""
+        self._published(line)
+        return ()
+
+    def _published(self, line: bytes) -> Sequence[Published]:
         """The events of a record, as live: a fault costs this record's events alone."""
         normaliser = self._normaliser
         work = normaliser.work(line)
         if work is None:
-            return []
+            return ()
         try:
             found = normaliser.record(work) if isinstance(work, Record) else normaliser.update(*work)
-        except FAULTS:
-            return []
+        except FAULTS as error:
+            normaliser.fault(error)
+            return ()
         normaliser.actions.clear()
-        return [event for _, event in found]
+        return found
+
+
+def _is_checkpoint(line: bytes) -> bool:
+    return b'"kind":"checkpoint"' in line[:96]
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
