@@ -71,7 +71,7 @@ def _print_report(report: proof.Report) -> None:
     print(
         f"{report.exchange} {state}: {report.files} files ({report.sealed} sealed), {report.records} records, "
         f"{report.bytes_} bytes, seq {report.seq[0]} to {report.seq[1]}, complete to {report.complete}, "
-        f"{len(report.holes)} holes named"
+        f"{len(report.holes)} holes named, tables of {report.tables} files proved"
     )
 
 
