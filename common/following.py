@@ -7,6 +7,7 @@ DEALER  connects  the history server     what is missing, one page after another
 import heapq
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ HIGH_WATER = 100_000
 """Events that a slow consumer may be behind before some are dropped, and asked from history."""
 MESSAGES = 1_000
 """Messages that are taken before other sockets are looked at."""
-TICK_S = 0.5
+TICK_S = 0.25
 CATCH_UP_S = 0.02
 HELD_EVENTS = 100_000
 HOLD_S = 10.0
@@ -189,6 +190,8 @@ class Following(Iterator[Event]):
         self._tell = tell
         self._events: deque[Event] = deque()
         self._joined: list[Joined] = []
+        self._lock = threading.RLock()  # a socket is closed by none but who uses it
+        self._closing = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         try:
@@ -220,15 +223,17 @@ class Following(Iterator[Event]):
         self.close()
 
     def close(self) -> None:
-        """Close its sockets; who iterates comes to the end."""
-        for joined in self._joined:
-            joined.close()
-        self._joined = []
-        self._context.destroy(linger=0)
+        """Close its sockets, from any thread; who iterates comes to the end."""
+        self._closing = True
+        with self._lock:
+            for joined in self._joined:
+                joined.close()
+            self._joined = []
+            self._context.destroy(linger=0)
 
     @property
     def is_closed(self) -> bool:
-        return self._context.closed
+        return self._closing
 
     @property
     def waiting(self) -> str:
@@ -237,18 +242,22 @@ class Following(Iterator[Event]):
 
     def poll(self, timeout_s: float) -> list[Event]:
         """The events that are there, many at a time; none where none came within the timeout. Raises ArchivistError."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+        with self._lock:
+            return self._poll(time.monotonic() + timeout_s)
+
+    def _poll(self, deadline: float) -> list[Event]:
+        while not self._closing:
             now = time.monotonic()
             for joined in self._joined:
                 if len(joined.ready) < HELD_EVENTS:
                     joined.poll(now)
                 for text in joined.complaints(now):
                     self._tell(text)
-            if (found := self._given(now)) or now >= deadline or not self._joined:
+            if (found := self._given(now)) or now >= deadline:
                 return found
             wait_s = CATCH_UP_S if any(joined.waiting for joined in self._joined) else TICK_S
             self._poller.poll(math.ceil(max(0.0, min(deadline - now, wait_s)) * 1000))
+        return []
 
     def _given(self, now: float) -> list[Event]:
         """What may go out: of one exchange everything, of several what nothing earlier can come before any more."""

@@ -19,7 +19,7 @@ import orjson
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from .errors import ArchivistError, BadRequestError, UnavailableError, error_of
+from .errors import BadRequestError, UnavailableError, error_of
 
 Request = dict[str, Any]
 Reply = tuple[dict[str, Any], list[bytes]]
@@ -31,6 +31,8 @@ TIMEOUT_S = 60.0
 """How long one answer may take, with all tries."""
 ASK_AGAIN_S = 10.0
 """An answer that has not come by then is asked for again."""
+POLL_MS = 250
+"""How soon a wait ends when another thread closes the client."""
 BUSY_S = 0.2
 """Pause before a busy server is asked again."""
 
@@ -75,6 +77,10 @@ def request(transport: Transport, question: Request) -> Reply:
         dialogue.close()
 
 
+def closed() -> UnavailableError:
+    return UnavailableError("this client is closed: make a new one", "closed")
+
+
 def _checked(header: dict[str, Any], payload: list[bytes]) -> Reply:
     if "error" in header:
         raise error_of(header["error"]["code"], header["error"]["message"])
@@ -103,38 +109,61 @@ class Keys:
 
 
 class Remote:
-    """A history server at `tcp://HOST:PORT`. Threads and forked processes may share it."""
+    """A history server at `tcp://HOST:PORT`. Threads and forked processes may share it; any of them may close it."""
 
     def __init__(self, endpoint: str, timeout_s: float = TIMEOUT_S, keys: Keys | None = None) -> None:
         self.name, self.timeout_s, self.keys = endpoint, timeout_s, keys
         self.was_there = False  # then it is worth waiting for
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._pid = 0
-        self._idle: list[RemoteDialogue] = []
+        self.is_closed = False
+        self._begin()
 
-    @property
-    def context(self) -> "zmq.Context[zmq.Socket[bytes]]":
-        """This process's own: a forked one must not touch its parent's sockets."""
-        if self._context is None or self._pid != os.getpid():
-            self._context, self._pid, self._idle = zmq.Context(), os.getpid(), []
-        return self._context
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._idle: list[RemoteDialogue] = []
+        self._used = 0
 
     def dialogue(self, *, wait: bool = True) -> "RemoteDialogue":
         """A dialogue for one thread; without `wait` the server need not be there yet. Raises ArchivistError."""
-        context = self.context
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return RemoteDialogue(self, context, wait=wait)
+        if self._pid != os.getpid():
+            self._begin()  # a forked process must not touch its parent's sockets
+        with self._lock:
+            if self.is_closed:
+                raise closed()
+            self._used += 1
+            if self._idle:
+                return self._idle.pop()
+            context = self._context = self._context or zmq.Context()
+        return RemoteDialogue(self, context, wait=wait)
 
-    def keep(self, dialogue: "RemoteDialogue") -> None:
-        """Take back a dialogue that is free, so that the next need not connect."""
-        self._idle.append(dialogue)
+    def take_back(self, dialogue: "RemoteDialogue", *, is_free: bool) -> None:
+        """A dialogue is done; a free one waits for the next user, so that nobody need connect again."""
+        with self._lock:
+            self._used -= 1
+            if is_free and not self.is_closed:
+                self._idle.append(dialogue)
+            else:
+                dialogue.end()
+            if self.is_closed:
+                self._end()
 
     def close(self) -> None:
-        if self._context is not None and self._pid == os.getpid():
-            self._context.destroy(linger=0)
-        self._context, self._idle = None, []
+        """Dialogues of other threads end by themselves: a socket is touched by none but its user."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            for dialogue in self._idle:
+                dialogue.end()
+            self._idle = []
+            self._end()
+
+    def _end(self) -> None:
+        if self._context is not None and not self._used:
+            self._context.term()
 
 
 class RemoteDialogue:
@@ -148,8 +177,6 @@ class RemoteDialogue:
         self._last = 0
         self._socket = context.socket(zmq.DEALER)
         self._socket.linger = 0
-        if transport.keys is not None:
-            transport.keys.secure(self._socket)
         self._socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for who is not there
         self._socket.set(zmq.RECONNECT_IVL, 50)
         self._socket.set(zmq.RECONNECT_IVL_MAX, 1000)
@@ -160,19 +187,26 @@ class RemoteDialogue:
         self.sockets: tuple[zmq.Socket[bytes], ...] = (self._socket, self._monitor)
         try:
             self._connect(transport, wait=wait)
-        except ArchivistError:
-            self._end()
+        except BaseException:
+            transport.take_back(self, is_free=False)
             raise
 
     def _connect(self, transport: Remote, *, wait: bool) -> None:
         try:
+            if transport.keys is not None:
+                transport.keys.secure(self._socket)
             self._socket.connect(transport.name)
         except zmq.ZMQError as error:
             raise BadRequestError(f"{transport.name}: {error}: name the server as HOST:PORT") from None
         if not wait:
             return
         wait_s = transport.timeout_s if transport.was_there else min(CONNECT_S, transport.timeout_s)
-        if not self._socket.poll(int(wait_s * 1000), zmq.POLLOUT):
+        deadline = time.monotonic() + wait_s
+        while not self._socket.poll(min(POLL_MS, int(wait_s * 1000)), zmq.POLLOUT):
+            if transport.is_closed:
+                raise closed()
+            if time.monotonic() < deadline:
+                continue
             raise UnavailableError(
                 f"no history server at {transport.name}: see that it runs (processes.archive starts one), that this "
                 "is its address and that it knows your key if it wants one, or read the directory itself (storage=DIR, "
@@ -214,16 +248,19 @@ class RemoteDialogue:
 
     def close(self) -> None:
         """Give the socket back for the next; with answers still to come, which nobody waits for, it is closed."""
-        if self._waiting or self._socket.closed:
-            self._end()
-        else:
-            self._transport.keep(self)
+        self._transport.take_back(self, is_free=not self._waiting)
+
+    def end(self) -> None:
+        """Close the socket."""
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)
 
     def _await(self, wanted: int, deadline: float) -> Reply:
         again = time.monotonic() + ASK_AGAIN_S
         while wanted not in self._answered:
-            if self._socket.closed:
-                raise UnavailableError("the client was closed meanwhile: make a new one", "closed")
+            if self._transport.is_closed:
+                raise closed()
             now = time.monotonic()
             if now >= deadline:
                 raise UnavailableError(
@@ -239,8 +276,6 @@ class RemoteDialogue:
         return self._answered.pop(wanted)
 
     def _send(self) -> None:
-        if self._socket.closed:
-            return
         for number, frame in self._waiting.items():
             if number not in self._sent and number not in self._answered:
                 try:
@@ -252,7 +287,7 @@ class RemoteDialogue:
     def _receive(self, wait_s: float) -> None:
         has_all = all(number in self._sent or number in self._answered for number in self._waiting)
         self._poller.register(self._socket, zmq.POLLIN if has_all else zmq.POLLIN | zmq.POLLOUT)
-        ready = dict(self._poller.poll(math.ceil(max(0.0, wait_s) * 1000)))
+        ready = dict(self._poller.poll(min(POLL_MS, math.ceil(max(0.0, wait_s) * 1000))))
         if self._monitor in ready:
             recv_monitor_message(self._monitor)
             self._sent.clear()  # what was under way went with the connection
@@ -262,13 +297,6 @@ class RemoteDialogue:
             if (number := header.get("id")) in self._waiting:  # else it was asked twice, and answered twice
                 self._sent.discard(number)
                 self._answered[number] = header, payload
-
-    def _end(self) -> None:
-        if self._socket.closed:
-            return  # with the transport
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_slice_when_its_client_was_closed_meanwhile_then_is_an_error(serve: Serv
     events = client.slice("binance", "A", "trade").events()
     next(events)
     client.close()
-    with pytest.raises(UnavailableError, match="closed meanwhile") as caught:
+    with pytest.raises(UnavailableError, match="client is closed") as caught:
         list(events)
     assert caught.value.code == "closed"
 
@@ -120,11 +120,10 @@ def test_slice_when_a_later_page_is_corrupt_then_what_came_before_is_given_and_t
     _, client = serve(lambda request: (error,) if "next" in request else paged(9)(request))
     got: list[int] = []
     with pytest.raises(DamagedError, match="offset 7: wrong checksum") as caught:
-        got.extend(event["seq"] for event in client.slice("binance", "A", "trade"))
-        raise AssertionError("the error is lost")
+        for event in client.slice("binance", "A", "trade"):
+            got.append(event["seq"])
     assert caught.value.code == "corrupt"
-    iterated = iter(client.slice("binance", "A", "trade"))
-    assert [next(iterated)["seq"], next(iterated)["seq"]] == [1, 2]
+    assert got == [1, 2]
 
 
 def of_two(request: dict[str, Any]) -> Answer:

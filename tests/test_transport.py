@@ -151,6 +151,27 @@ def test_threads_when_they_share_a_transport_then_each_gets_its_own_answers(serv
     assert wrong == []
 
 
+def test_close_when_other_threads_still_wait_then_they_are_told(serve: Serve) -> None:
+    _, remote = serve(lambda request: None)
+    told: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(UnavailableError) as caught:
+            request(remote, {"n": 1})
+        told.append(caught.value.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: remote.was_there, "they wait")
+    remote.close()
+    for thread in threads:
+        thread.join()
+    assert told == ["closed"] * 3
+    with pytest.raises(UnavailableError, match="make a new one"):
+        request(remote, {"n": 1})
+
+
 def _ask_in_a_fork(remote: Remote) -> None:
     assert request(remote, {"n": 5})[0]["n"] == 5
     remote.close()
