@@ -44,7 +44,7 @@ def replies(storage: Path, page_bytes: int) -> Answer:
 
 def followed(follower: Follower, answer: Answer, given: list[Event]) -> list[dict[str, Any]]:
     """Ask until it is live; returns the headers."""
-    headers = []
+    headers: list[dict[str, Any]] = []
     now = 1.0
     while follower.waiting and len(headers) < 1000:
         now += 1.0
@@ -98,7 +98,8 @@ def told(storage: Path, complete: int) -> None:
 
 
 def test_rule_14_when_a_file_is_flushed_beyond_the_watermark_then_nothing_beyond_is_given(storage: Path) -> None:
-    answer, given = replies(storage, 1 << 22), []
+    answer = replies(storage, 1 << 22)
+    given: list[Event] = []
     follower = Follower("binance", ["BTCUSDT", "ETHUSDT"], ["trade"], FIRST)
     told(storage, FIRST + 100)
     request = follower.request(1.0)
@@ -116,7 +117,8 @@ def test_rule_14_when_a_file_is_flushed_beyond_the_watermark_then_nothing_beyond
 
 
 def test_rule_14_when_the_archive_goes_back_between_two_pages_then_the_rest_is_asked_for_anew(storage: Path) -> None:
-    answer, given = replies(storage, 2000), []
+    answer = replies(storage, 2000)
+    given: list[Event] = []
     follower = Follower("binance", ["BTCUSDT", "ETHUSDT"], ["trade"], FIRST)
     request = follower.request(1.0)
     assert request is not None
