@@ -44,10 +44,12 @@ HELD_POLL_MS = 2  # while somebody's turn waits for bytes to be taken
 MESSAGES_A_TURN = 100
 FRAME_BYTES_MAX = 4 * REQUEST_BYTES_MAX
 """Who sends a longer frame is disconnected before it is in memory; a request that is too large below it is told so."""
-REPLIES_MAX = 64
+REPLIES_MAX = 1_000
 """Replies that one client may leave unread; what comes then is dropped, and it asks again."""
-TRACKED_BYTES = 8 * 1024
+TRACKED_BYTES = 1024
+"""Replies from this size on count as unsent until they are gone."""
 UNSENT_MAX = 96 * 1024**2
+"""Bytes unsent to all clients together from which pages become small."""
 PAGE_BYTES_MIN = 64 * 1024
 TRIES = 2
 ENVELOPE_MAX = 8
