@@ -24,6 +24,9 @@ PUBLIC_NEEDS_KEYS = (
     "or take 127.0.0.1"
 )
 
+WORKERS_MAX = 256
+"""Processes of one kind: each takes some 30 MB."""
+
 FRAME_BYTES_MIN = 65_536
 """Below it the frames of a busy market would be refused."""
 
@@ -169,6 +172,11 @@ def _check_allowed(path: Path) -> None:
         raise ValueError(f"{path} is not a directory that is there: trade-archivist keys makes one")
 
 
+def _check_workers(workers: int) -> None:
+    if workers > WORKERS_MAX:
+        raise ValueError(f"{workers} is too many: at most {WORKERS_MAX} are started")
+
+
 def _check_frame_bytes(size: int) -> None:
     if size < FRAME_BYTES_MIN:
         raise ValueError(f"{size} is too small for a frame: {FRAME_BYTES_MIN} or more are needed")
@@ -195,5 +203,6 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "secret_key": _check_secret_key,
     "allowed": _check_allowed,
     "max_frame_bytes": _check_frame_bytes,
+    "workers": _check_workers,
 }
 """The range of a key's value, by the key's name."""
