@@ -20,6 +20,8 @@ from .events import GAP, Event, Level
 from .grid import By, Grid, Interval
 from .observed import Key, Observed
 
+DEPTH_MAX = 10_000
+
 
 class BookSnapshot(NamedTuple):
     """The best levels of one symbol's book at one moment.
@@ -70,7 +72,7 @@ class _Book:
     def __init__(self) -> None:
         self.bids, self.asks = _Side(), _Side()
         self.known = False  # from the first snapshot on
-        self.levels: array[float] | None = None  # as they were given out last; None: changed since
+        self.levels: array[float] | None = None  # the best ones as they were asked last; None: changed since
 
     def take(self, event: Event) -> None:
         """Apply a book event. Raises ValueError or TypeError for what is no level."""
@@ -118,8 +120,8 @@ class BookSnapshots:
         symbols: Iterable[Key] = (),
         observed: Observed | None = None,
     ) -> None:
-        if depth < 1:
-            raise BadRequestError(f"depth={depth}: give how many levels a side there shall be")
+        if not 1 <= depth <= DEPTH_MAX:
+            raise BadRequestError(f"depth={depth}: give how many levels a side there shall be, 1 to {DEPTH_MAX}")
         self._by_event, self._depth, self._grid = by == "ts_event", depth, Grid(interval, by, 0, start)
         self._observed = observed or Observed("book", start)
         self._books: dict[Key, _Book] = {key: _Book() for key in symbols}
@@ -178,7 +180,7 @@ class BookSnapshots:
         for ts in range(begins.start + begins.step, begins.stop + begins.step, begins.step):
             for key, book in books:
                 whole = book.known and observed.whole(key, ts, ts)
-                rows.append(BookSnapshot(ts, *key, book.top(depth) if whole else unknown, whole))
+                rows.append(BookSnapshot(ts, *key, (book.top(depth) if whole else unknown)[:], whole))
         return rows
 
 

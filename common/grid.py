@@ -13,7 +13,7 @@ By = str
 Interval = str | int
 """`100ms`, `1s`, `5m`, `1h`, `1d`, or ns."""
 
-ROWS_MAX = 20_000_000
+ROWS_MAX = 5_000_000
 """Intervals that may pass at once: more is a clock that was set, or a start long before the recording."""
 AHEAD_NS = 60 * 10**9
 BEHIND_NS = 7 * 86_400 * 10**9
@@ -66,7 +66,7 @@ class Grid:
         begin, count = self.begin, max(0, (upto - self.begin) // self.ns)
         if count > ROWS_MAX:
             raise BadRequestError(
-                f"{count} intervals without an event, from {begin} to {upto} ns: begin later, or take longer intervals"
+                f"{count} intervals at once, from {begin} to {upto} ns: begin later, or take longer intervals"
             )
         self.begin += count * self.ns
         self.due = self.begin + self.ns + self.wait

@@ -19,6 +19,8 @@ EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "first_ten_minutes.ipynb"
 RECORDED_BYTES = 1_000_000  # some seconds of two symbols
 DEADLINE_S = 60.0
+PYTHON = os.environ.get("EXAMPLES_PYTHON", sys.executable)
+"""CI gives that of an environment with the built wheel."""
 
 pytest.importorskip("polars", reason="the examples need the extra `frames`")
 
@@ -50,7 +52,7 @@ def run(*arguments: object, **environ: object) -> str:
     """A script in a process of its own, away from the checkout: what it prints. A warning is an error."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ARCHIVIST_")}
     result = subprocess.run(
-        [sys.executable, "-W", "error", *map(str, arguments)],
+        [PYTHON, "-W", "error", *map(str, arguments)],
         capture_output=True, text=True, timeout=DEADLINE_S, cwd="/",
         env={**environment, **{key: str(value) for key, value in environ.items()}},
     )  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_clock_set_back_loses_no_trade() -> None:
 
 
 def test_a_clock_that_leaps_over_decades_is_refused_with_a_sentence() -> None:
-    with pytest.raises(BadRequestError, match="intervals without an event"):
+    with pytest.raises(BadRequestError, match="intervals at once"):
         list(bars([trade(5), trade(T0)], "1s"))
 
 
@@ -295,5 +295,44 @@ def test_rows_that_were_given_out_do_not_change() -> None:
     (row,) = machine.advance(T0 + SECOND)
     machine.take(delta(T0 + SECOND, [["3", "1"]], []))
     assert row.levels[0] == 1
+    row.levels[0] = 7  # a row belongs to who got it
+    assert [row.levels[0] for row in machine.advance(T0 + 2 * SECOND)] == [3]
+
+
+@pytest.mark.parametrize("depth", [0, -1, 10**9])
+def test_a_depth_that_no_book_has_is_refused(depth: int) -> None:
     with pytest.raises(BadRequestError, match="depth"):
-        BookSnapshots(0)
+        BookSnapshots(depth)
+
+
+# -- gaps of any kind ----------------------------------------------------------------------------------------------
+
+GAPS = st.builds(
+    lambda state, number, back, fields: (state, number, back, fields),
+    st.sampled_from(["open", "closed", "backfilled", "withdrawn"]), st.integers(1, 4), st.none() | st.integers(0, 9),
+    st.sampled_from([{}, {"reason": "restart"}, {"last_id": "7"}, {"first_seq": 1, "last_seq": 2}, {"ts": None}]),
+)  # fmt: skip
+
+
+@given(streams(), st.lists(st.tuples(st.integers(0, 25), GAPS), max_size=6), st.sampled_from(["ts_recv", "ts_event"]))
+def test_gaps_change_no_number_but_only_say_what_is_not_whole(
+    stream: list[Event], gaps: list[tuple[int, Any]], by: str
+) -> None:
+    """Of bars the numbers stay; a book is as it was, or not known."""
+    stream = [one | {"ts_event": one["ts_recv"] - 5} for one in stream]
+    trades = [trade(one["ts_recv"], symbol=one["symbol"]) for one in stream]
+    torn, torn_trades = list(stream), list(trades)
+    for place, (state, number, back, fields) in gaps:
+        if place < len(stream):
+            ts = stream[place]["ts_recv"]
+            first = None if back is None else ts - back * SECOND // 2
+            fields = {"channels": ["trade", "book"], **fields}
+            told = gap(ts, state, number, first, **{key: value for key, value in fields.items() if key != "ts"})
+            told |= {"ts_recv": fields.get("ts", ts), "symbol": stream[place]["symbol"]}
+            torn.insert(torn.index(stream[place]), told)
+            torn_trades.insert(torn_trades.index(trades[place]), told)
+    plain, seen = list(bars(trades, "1s", by=by)), list(bars(torn_trades, "1s", by=by))
+    assert same((bar[:-1] for bar in seen), (bar[:-1] for bar in plain))
+    books = list(book_snapshots(stream, 2, "1s", by=by))
+    for row, other in zip(book_snapshots(torn, 2, "1s", by=by), books, strict=True):
+        assert same([row], [other]) or (row[:3] == other[:3] and not row.whole and all(map(math.isnan, row.levels)))

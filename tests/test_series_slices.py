@@ -111,3 +111,11 @@ def test_frames_and_arrays_hold_the_rows() -> None:
     assert books.to_polars().columns[:5] == ["ts", "symbol", "bid_price_0", "bid_amount_0", "ask_price_0"]
     assert books.to_polars()["ask_price_1"].to_list() == [None, None]
     assert BookSeries([], 2).to_numpy()[1].shape == (0, 8) and len(BarSeries([]).to_polars()) == 0
+
+
+def test_several_exchanges_are_kept_apart() -> None:
+    pytest.importorskip("polars")
+    trades = [trade(T0), trade(T0 + 1) | {"exchange": "okx"}]
+    found = BarSeries(list(bars(trades, "1s")))
+    assert found.to_polars().columns[:3] == ["exchange", "ts", "symbol"]
+    assert set(found.to_numpy()) == {"binance/BTCUSDT", "okx/BTCUSDT"}
