@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import Live, Pipeline
+from tests.pipeline import Live, Pipeline, Served, until
 from tests.standin_client import Standin
 
 
@@ -36,3 +36,21 @@ def live() -> Iterator[Callable[[Pipeline], Live]]:
     yield begin
     for each in opened:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """What a real pipeline left, recorded once for all tests that only read."""
+    standin = Standin("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "200", "--seed", "7")
+    pipeline = Pipeline(tmp_path_factory.mktemp("served"), standin)
+    subscriber = Live(pipeline.endpoint)
+    try:
+        pipeline.start()
+        until(lambda: len(list(pipeline.exchange_dir.rglob("*.trade.parquet"))) >= 4, "tables are written")
+        pipeline.stop()
+        pipeline.start("history")
+        yield Served(pipeline.server, pipeline.storage, subscriber.messages)
+    finally:
+        subscriber.close()
+        pipeline.end()
+        standin.stop()

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import zmq
@@ -184,6 +184,14 @@ class Pipeline:
             [sys.executable, "-m", "common.cli", "verify", str(self.storage)], cwd=ROOT, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+class Served(NamedTuple):
+    """An archive at rest, with sealed files, tables and open files, a history server on it, and all that was live."""
+
+    server: str
+    storage: Path
+    messages: list[bytes]
 
 
 def archive_files(exchange_dir: Path, symbol_dirs_: Iterable[Path] | None = None) -> Iterator[Path]:
