@@ -8,7 +8,7 @@ nothing, and never raises: what goes wrong is a header with an `error`, never so
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ import orjson
 from . import exchanges as adapters
 from . import requests
 from .adapter import Adapter, version
-from .bulk import Bulk
+from .bulk import Bulk, Part
 from .codec import CodecError, MissingPackageError
 from .coverage import Coverage
 from .disk import Disk
@@ -33,7 +33,8 @@ log = logging.getLogger("history")
 
 _INT64 = 1 << 63
 
-Answer = tuple[Header, list[bytes]]
+Payload = Sequence[bytes | Part]
+Answer = tuple[Header, Payload]
 
 
 class Exchange:
@@ -65,12 +66,20 @@ class Answers:
         self._page_bytes = requests.PAGE_BYTES_MAX
         self._about: Mapping[str, Any] = {}
 
-    def answer(
-        self, frame: bytes, *, page_bytes: int = requests.PAGE_BYTES_MAX, about: Mapping[str, Any] | None = None
-    ) -> list[bytes]:
-        """The frames of the reply: a header, then what it announces.
+    def answer(self, frame: bytes) -> list[bytes]:
+        """The frames of the reply: a header, then what it announces."""
+        header, payload = self.unread(frame)
+        try:
+            return [header, *(each.read() if isinstance(each, Part) else each for each in payload)]
+        except ArchivistError as error:
+            return failed(frame, error.code, str(error))
 
-        `page_bytes` is the most that it may hold; `about` is what `status` says of the server.
+    def unread(
+        self, frame: bytes, *, page_bytes: int = requests.PAGE_BYTES_MAX, about: Mapping[str, Any] | None = None
+    ) -> tuple[bytes, Payload]:
+        """The same; parts of files are for the caller to read.
+
+        `page_bytes` is the most that a page may hold; `about` is what `status` says of the server.
         """
         self._page_bytes, self._about = page_bytes, about or {}
         request_id, op = None, None
@@ -91,7 +100,7 @@ class Answers:
             return _failed(
                 request_id, op, "internal", f"a fault of ours, {type(error).__name__}: the server's log has it"
             )
-        return [orjson.dumps({"id": request_id, "op": op, **header}), *payload]
+        return orjson.dumps({"id": request_id, "op": op, **header}), payload
 
     def _answer(self, request: Request) -> Answer:
         if isinstance(request, requests.Exchanges):
@@ -119,7 +128,8 @@ class Answers:
             _check_symbols(exchange, request.symbols)
             return exchange.bulk.plan(request, *exchange.pages.span(request, complete)), []
         if isinstance(request, requests.Chunk):
-            return exchange.bulk.chunk(request)
+            header, part = exchange.bulk.chunk(request)
+            return header, [part]
         if isinstance(request, requests.Coverage | requests.Gaps):
             _check_symbols(exchange, request.symbols)
             times = -_INT64 if request.start is None else request.start, _INT64 if request.end is None else request.end
@@ -171,11 +181,11 @@ def failed(frame: bytes, code: str, message: str) -> list[bytes]:
         request_id, op = requests.identity(requests.read(frame))
     except ArchivistError:
         request_id, op = None, None
-    return _failed(request_id, op, code, message)
+    return [_failed(request_id, op, code, message)[0]]
 
 
-def _failed(request_id: Any, op: Any, code: str, message: str) -> list[bytes]:
-    return [orjson.dumps({"id": request_id, "op": op, "error": {"code": code, "message": message}})]
+def _failed(request_id: Any, op: Any, code: str, message: str) -> tuple[bytes, Payload]:
+    return orjson.dumps({"id": request_id, "op": op, "error": {"code": code, "message": message}}), []
 
 
 def _check_symbols(exchange: Exchange, symbols: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,10 +22,34 @@ from .reader import Reader
 from .requests import Chunk, Plan, refusal
 
 KNOWN_MAX = 1_024
+AHEAD_BYTES = 16 * 1024**2
+"""What is read from disk ahead of the parts that are asked for."""
 FILES_MAX = 50_000
 """Files of one plan: about 20 MB of JSON."""
 
 Header = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A part of a file that is still to be read: who sends it reads it, so that its bytes pass through few hands."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its bytes. Raises BadRequestError (changed, corrupt)."""
+        try:
+            file = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise refusal("changed", f"the file {self.path} is gone: plan again") from None
+        try:
+            data = os.pread(file, self.size, self.offset)
+        finally:
+            os.close(file)
+        if len(data) < self.size:
+            raise refusal("corrupt", f"{self.path} offset {self.offset + len(data)}: the file ends: rebuild it")
+        return data
 
 
 class Bulk:
@@ -55,7 +79,7 @@ class Bulk:
             raise refusal("too_large", f"the plan has {len(files)} files, at most {FILES_MAX} are told: ask in parts")
         return {"files": files, "tails": tails, "after": after, "to": to}
 
-    def chunk(self, request: Chunk) -> tuple[Header, list[bytes]]:
+    def chunk(self, request: Chunk) -> tuple[Header, Part]:
         """A part of a file, as long as asked, or to its end. Raises BadRequestError (changed, bad_value, corrupt)."""
         key = request.token, request.sha256
         for is_fresh in (key not in self._known, True):
@@ -72,19 +96,19 @@ class Bulk:
         raise refusal("changed", f"the file {path.name} is gone: plan again")
 
     @staticmethod
-    def _part(path: Path, size: int, request: Chunk) -> tuple[Header, list[bytes]]:
+    def _part(path: Path, size: int, request: Chunk) -> tuple[Header, Part]:
         if request.offset > size:
             raise refusal("bad_value", f"offset: {request.offset} lies beyond the file's end at {size}")
         wanted = min(request.bytes, size - request.offset)
         file = os.open(path, os.O_RDONLY)
         try:
-            data = os.pread(file, wanted, request.offset)
+            if os.fstat(file).st_size < size:
+                raise refusal("corrupt", f"{path} ends before {size}: rebuild it")
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, request.offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(file)
-        if len(data) < wanted:
-            message = f"{path} ends at {request.offset + len(data)} instead of {size}: rebuild it"
-            raise refusal("corrupt", message)
-        return {"offset": request.offset, "bytes": len(data), "size": size}, [data]
+        return {"offset": request.offset, "bytes": wanted, "size": size}, Part(str(path), request.offset, wanted)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

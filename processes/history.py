@@ -28,8 +28,10 @@ import orjson
 import zmq
 
 from common.answers import Answers, failed
+from common.bulk import Part
 from common.config import Config
 from common.curve import Gate
+from common.errors import ArchivistError
 from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, run_service, setup_logging
 from common.requests import PAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from common.settings import add_arguments, from_arguments
@@ -206,17 +208,22 @@ class History:
 
     def _take_reply(self) -> bool:
         try:
-            name, number, *reply = self._back.recv_multipart(zmq.NOBLOCK, copy=False)
+            name, told, *reply = self._back.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         worker = self._workers.get(name.bytes)
         if worker is None:
             return True
         worker.is_ready = True
-        if worker.job is not None and number.bytes == b"%d" % worker.number:
+        number, parts = orjson.loads(told.bytes)
+        if worker.job is not None and number == worker.number:
             job, worker.job = worker.job, None
             self._counts.answered += 1
-            self._reply(job, [memoryview(frame.buffer) for frame in reply])
+            frames = [memoryview(frame.buffer) for frame in reply]
+            try:  # of a file nothing passes through the worker: the bytes would be copied twice more
+                self._reply(job, frames + [memoryview(Part(*part).read()) for part in parts])
+            except (ArchivistError, OSError) as error:
+                self._refuse(job, getattr(error, "code", "internal"), str(error))
         return True
 
     def _refuse(self, job: Job, code: str, message: str) -> None:
@@ -296,13 +303,15 @@ def work(endpoint: str, name: bytes, parent: int, storage: Path, endpoints: dict
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.ROUTING_ID, name)
         socket.connect(endpoint)
-        socket.send(b"0")
+        socket.send(b"[0,[]]")
         while os.getppid() == parent:
             if socket.poll(POLL_MS * 5):
                 told, frame = socket.recv_multipart()
                 job = orjson.loads(told)
-                reply = answers.answer(frame, page_bytes=job["page_bytes"], about=job["about"])
-                socket.send_multipart([b"%d" % job["number"], *reply], copy=False)
+                header, payload = answers.unread(frame, page_bytes=job["page_bytes"], about=job["about"])
+                parts = [list(each) for each in payload if isinstance(each, Part)]
+                data = [each for each in payload if isinstance(each, bytes)]
+                socket.send_multipart([orjson.dumps([job["number"], parts]), header, *data], copy=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
