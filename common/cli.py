@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .cli_parser import add_research, count, words
+from .cli_parser import add_research, count, with_times, words
 from .codec import CodecError, MissingPackageError
 from .errors import ArchivistError, DamagedError
 from .process import EXIT_CONFIG, EXIT_OK, ConfigError
@@ -180,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_args(with_times(sys.argv[1:] if argv is None else argv))
     try:
         code = _run_told(args)
         sys.stdout.flush()
