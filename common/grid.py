@@ -44,8 +44,10 @@ class Grid:
     def time(self, event: Event) -> int:
         """An event's time. What has none, or one that cannot be, happens when the last one did."""
         received, theirs = event["ts_recv"], event["ts_event"]
+        if received is None:  # a gap that was noticed where nothing was received
+            return self.now
         if self._by == "ts_recv":
-            return self.now if received is None else int(received)
+            return int(received)
         if theirs is None or not received - BEHIND_NS <= theirs <= received + AHEAD_NS:
             return self.now if self.now >= 0 else int(received)
         self.now = max(self.now, theirs)

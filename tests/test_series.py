@@ -175,10 +175,11 @@ def test_backfilled_trades_lie_where_they_were_learned_or_by_ts_event_in_their_p
     assert machine.too_late == 1
 
 
-def test_a_gap_of_unknown_time_before_anything_else_does_no_harm() -> None:
+@pytest.mark.parametrize("by", ["ts_recv", "ts_event"])
+def test_a_gap_of_unknown_time_before_anything_else_does_no_harm(by: str) -> None:
     odd = gap(None, "open", 3, None, reason="history does not answer", first_seq=1, last_seq=2)
-    assert [bar.count for bar in bars([odd, trade(T0), odd, trade(T0 + SECOND)], "1s")] == [1, 1]
-    assert list(book_snapshots([odd], 2, "1s")) == []
+    assert [bar.count for bar in bars([odd, trade(T0), odd, trade(T0 + SECOND)], "1s", by=by)] == [1, 1]
+    assert list(book_snapshots([odd], 2, "1s", by=by)) == []
 
 
 @given(st.lists(st.tuples(STEPS, SYMBOLS, st.booleans()), min_size=2, max_size=30))
