@@ -35,7 +35,8 @@ _VERIFY = """\
 Each sealed file is proved by its line in the manifest: size, SHA-256, and every block by checksum, counts and ranges;
 each open file by its lines. Then all files of an exchange together must hold each number exactly once, but for jumps
 at a start and what a manifest names as lost. Tables must be the files that the manifest names, and hold what the
-records give; those of an older normaliser are named with the mend, as no damage. It may run while the archive is written.
+records give; those of an older normaliser are named with the mend, as no damage. It may run while the archive is being
+written.
 
 exit code: 0 whole, 1 damaged (each finding with file, offset and mend), 2 could not run
 """
