@@ -21,8 +21,8 @@ from .requests import Plan, Slice, refusal
 from .runs import EventRun, RawRun, as_arrow
 
 TOKEN_FORMAT = 1
-RUNS_MAX = 8
-"""Slices whose state is kept for their following page."""
+RUNS_MAX = 4
+"""Slices whose state is kept for their following page: each holds some blocks, about 8 MB."""
 SKEW_NS = 600 * 10**9
 """How far `ts_event` and `ts_recv` of what is not marked `late` may lie apart."""
 
