@@ -17,8 +17,8 @@ Answer = Callable[[dict[str, Any]], Sequence[dict[str, Any] | bytes] | None]
 class Answering:
     """Answers each request with `answer`. It can be stopped and started again on its port."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, answer: Answer, secret_key: bytes | None = None) -> None:
+        self.answer, self._secret_key = answer, secret_key
         self.requests: list[dict[str, Any]] = []
         self.port = free_port()
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
@@ -41,6 +41,8 @@ class Answering:
     def _run(self, bound: threading.Event) -> None:
         with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
             socket.linger = 1000
+            if self._secret_key is not None:
+                socket.curve_server, socket.curve_secretkey = True, self._secret_key
             while True:
                 try:
                     socket.bind(self.endpoint)

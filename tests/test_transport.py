@@ -4,13 +4,15 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import curve
 from common import transport as transport_module
 from common.errors import ArchivistError, BadRequestError, DamagedError, UnavailableError
-from common.transport import Remote, request
+from common.transport import Keys, Remote, request
 from tests.answering import Answer, Answering
 from tests.pipeline import free_port, until
 
@@ -134,6 +136,27 @@ def test_request_when_the_server_is_no_address_then_is_refused(name: str) -> Non
     with pytest.raises(BadRequestError, match="name the server as"):
         remote.dialogue()
     remote.close()
+
+
+def test_keys_when_the_server_wants_them_then_who_has_them_is_answered_and_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "CONNECT_S", 0.5)
+    made = curve.make(tmp_path, "mine")
+    server = Answering(echo, curve.load(made.server_secret).secret)
+    try:
+        remote = Remote(server.endpoint, keys=Keys(made.server_public, made.client_secret))
+        assert request(remote, {"n": 3})[0]["n"] == 3
+        remote.close()
+        remote = Remote(server.endpoint)
+        with pytest.raises(UnavailableError, match="knows your key"):
+            request(remote, {"n": 3})
+        remote.close()
+    finally:
+        server.stop()
+    with pytest.raises(BadRequestError) as caught:
+        Keys("no key at all", made.client_secret)
+    assert caught.value.code == "bad_key"
 
 
 def test_threads_when_they_share_a_transport_then_each_gets_its_own_answers(serve: Serve) -> None:
