@@ -3,6 +3,7 @@
 Bars and book snapshots ask it whether an interval is whole. Times are ns of their clock.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 from .events import Event
@@ -13,21 +14,43 @@ Key = tuple[str, str]
 KEPT_MAX = 100
 """Gaps of a symbol that are remembered while the stream goes on; the oldest go."""
 
+_FAR = 1 << 63
+
 
 class _Span:
-    __slots__ = ("gaps", "last", "open", "since")
+    __slots__ = ("firsts", "gaps", "last", "lasts", "open", "since")
 
     def __init__(self, since: int) -> None:
         self.since = self.last = since  # `last`: of the last event
         self.open: dict[int, int] = {}  # by the gap's id, from when on something is missing
         self.gaps: list[tuple[int, int, int]] = []  # from, to, the gap's id
+        self.firsts: list[int] | None = None  # when settled: all of them, apart and in order
+        self.lasts: list[int] = []
+
+    def settle(self) -> None:
+        self.firsts, self.lasts = [], []
+        for first, last in sorted([gap[:2] for gap in self.gaps] + [(first, _FAR) for first in self.open.values()]):
+            if self.lasts and first <= self.lasts[-1]:
+                self.lasts[-1] = max(last, self.lasts[-1])
+            else:
+                self.firsts.append(first)
+                self.lasts.append(last)
+
+    def misses(self, begin: int, end: int) -> bool:
+        """Whether a gap lies in [begin, end): before it is settled, one of the newest."""
+        if self.firsts is not None:
+            place = bisect_left(self.lasts, begin)
+            return place < len(self.lasts) and self.firsts[place] < end
+        if self.open and any(first < end for first in self.open.values()):
+            return True
+        return any(first < end and last >= begin for first, last, _ in self.gaps[-KEPT_MAX:])
 
 
 class Observed:
     """The spans of one channel.
 
     `start` and `afters` are those of a slice: what follows on its topic a record up to the number `afters[exchange]`
-    was observed from `start` on. With `keep_all`, no gap is forgotten, so that all can be asked at the end.
+    was observed from `start` on. With `keep_all`, no gap is forgotten, so that all count once it is settled.
     """
 
     def __init__(
@@ -61,7 +84,8 @@ class Observed:
             return
         if event.get("reason") == "restart":  # ends all that were open before it
             self.close_all(key, ts)
-        span.open.setdefault(number, first)
+        if len(span.open) < KEPT_MAX:  # who follows on over holes may open some for ever; one is enough
+            span.open.setdefault(number, first)
 
     def close(self, key: Key, number: int, ts: int) -> None:
         span = self._spans[key]
@@ -76,14 +100,17 @@ class Observed:
         """An event could not be read: its moment is not whole."""
         self._add(self._spans[key], ts, ts, 0)
 
+    def settle(self) -> None:
+        """The stream is over: all gaps that were kept answer from now on, however many."""
+        for span in self._spans.values():
+            span.settle()
+
     def whole(self, key: Key, begin: int, end: int) -> bool:
         """Whether everything in [begin, end) was seen, as far as is known now."""
         span = self._spans.get(key)
         if span is None or begin < span.since or (self.until is not None and end > self.until):
             return False
-        if span.open and any(first < end for first in span.open.values()):
-            return False
-        return not any(first < end and last >= begin for first, last, _ in span.gaps)
+        return not span.misses(begin, end)
 
     def _since(self, event: Event, ts: int) -> int:
         if event.get("ts_from") is not None:

@@ -24,6 +24,7 @@ from .errors import BadRequestError, MissingExtraError
 from .events import Event
 from .grid import Interval
 from .observed import Observed
+from .progress import Progress
 from .slices import Query, pages
 from .times import parse_interval
 from .transport import Transport
@@ -156,7 +157,9 @@ FOREVER = 1 << 62  # by ts_event nothing is too late in a slice
 class _Past:
     """The events of one channel of a slice, and how far the archive knows them."""
 
-    def __init__(self, transport: Transport, queries: Sequence[Query], channels: Sequence[str]) -> None:
+    def __init__(
+        self, transport: Transport, queries: Sequence[Query], channels: Sequence[str], progress: bool | None
+    ) -> None:
         asked = queries[0].channels
         found = next((channel for channel in channels if channel in asked), None)
         if found is None:
@@ -166,15 +169,21 @@ class _Past:
         self.end = queries[0].end  # None where the archive does not reach it yet
         afters: dict[str, int] = {}  # by exchange, the number before the slice's first record
         self.observed = Observed(found, self.start, afters, keep_all=True)
-        self._transport, self._afters = transport, afters
+        self._transport, self._afters, self._progress = transport, afters, progress
         self._queries = [replace(query, channels=(found,), snapshot=True) for query in queries]
 
-    def events(self) -> Iterator[Event]:
-        streams = [self._of(query) for query in self._queries]
-        return streams[0] if len(streams) == 1 else heapq.merge(*streams, key=itemgetter("ts_recv"))
+    def through(self, machine: Bars | BookSnapshots) -> list[Any]:
+        """All rows that a machine makes of the events."""
+        with Progress(self._queries[0].exchange, show=self._progress) as shown:
+            streams = [self._events(query, shown) for query in self._queries]
+            events = streams[0] if len(streams) == 1 else heapq.merge(*streams, key=itemgetter("ts_recv"))
+            rows: list[Any] = [row for event in events for row in machine.take(event)]
+        rows += machine.end(self.end)
+        self.observed.settle()
+        return rows
 
-    def _of(self, query: Query) -> Iterator[Event]:
-        for header, payload in pages(self._transport, query, "json"):
+    def _events(self, query: Query, shown: Progress) -> Iterator[Event]:
+        for header, payload in pages(self._transport, query, "json", shown):
             self._afters.setdefault(query.exchange, header["after"])
             if header["partial"]:
                 self.end = None
@@ -182,30 +191,30 @@ class _Past:
                 yield from map(orjson.loads, part[:-1].split(b"\n"))
 
 
-def bars_of(transport: Transport, queries: Sequence[Query], interval: Interval) -> BarSeries:
+def bars_of(
+    transport: Transport, queries: Sequence[Query], interval: Interval, progress: bool | None = None
+) -> BarSeries:
     """The bars of a slice. Raises ArchivistError."""
-    past = _Past(transport, queries, ("trade", "agg_trade"))
+    past = _Past(transport, queries, ("trade", "agg_trade"), progress)
     observed = past.observed
     machine = Bars(
         interval, by=past.by, channel=past.channel, wait=FOREVER, start=past.start, symbols=past.symbols,
         observed=observed,
     )  # fmt: skip
-    rows = [row for event in past.events() for row in machine.take(event)]
-    rows += machine.end(past.end)
-    ns = parse_interval(interval)
+    rows, ns = past.through(machine), parse_interval(interval)
     # a gap may have been noticed after its intervals were over
     return BarSeries(
         [row._replace(whole=observed.whole((row.exchange, row.symbol), row.ts, row.ts + ns)) for row in rows]
     )
 
 
-def book_snapshots_of(transport: Transport, queries: Sequence[Query], depth: int, interval: Interval) -> BookSeries:
+def book_snapshots_of(
+    transport: Transport, queries: Sequence[Query], depth: int, interval: Interval, progress: bool | None = None
+) -> BookSeries:
     """The book snapshots of a slice. Raises ArchivistError."""
-    past = _Past(transport, queries, ("book",))
+    past = _Past(transport, queries, ("book",), progress)
     machine = BookSnapshots(depth, interval, by=past.by, start=past.start, symbols=past.symbols, observed=past.observed)
-    rows = [row for event in past.events() for row in machine.take(event)]
-    rows += machine.end(past.end)
-    return BookSeries([_as_known(row, past.observed) for row in rows], depth)
+    return BookSeries([_as_known(row, past.observed) for row in past.through(machine)], depth)
 
 
 def _as_known(row: BookSnapshot, observed: Observed) -> BookSnapshot:

@@ -179,7 +179,7 @@ class Slice:
         """
         from . import series
 
-        return series.bars_of(self._transport, self._queries, interval)
+        return series.bars_of(self._transport, self._queries, interval, self._progress)
 
     def book_snapshots(self, depth: int = 10, interval: str | int = "1s") -> "BookSeries":
         """The best `depth` levels a side at the end of each interval. See `series.BookSnapshot`, `series.BookSeries`.
@@ -189,7 +189,7 @@ class Slice:
         """
         from . import series
 
-        return series.book_snapshots_of(self._transport, self._queries, depth, interval)
+        return series.book_snapshots_of(self._transport, self._queries, depth, interval, self._progress)
 
     def _framed(self, kind: str, exact: bool) -> Any:
         from . import frames

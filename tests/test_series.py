@@ -15,6 +15,7 @@ from common.book import Book
 from common.book_snapshots import BookSnapshots, book_snapshots
 from common.errors import BadRequestError
 from common.events import Event
+from common.observed import Observed
 
 SECOND = 10**9
 T0 = 1_723_161_240 * SECOND  # a whole minute
@@ -154,6 +155,21 @@ def test_bars_whose_trades_were_missed_are_not_whole_and_go_on_after() -> None:
     assert [bar.whole for bar in bars(stream, "1s")] == [True, False, False, False, False, True, False]
     other = [one | {"channels": ["book"]} if one["channel"] == "gap" else one for one in stream]
     assert [bar.whole for bar in bars(other, "1s")] == [True, True, True, True, True, True, False]
+
+
+def test_many_gaps_are_told_of_one_by_one_and_cost_little() -> None:
+    """A slice's gaps answer for all its rows at the end; a stream remembers the newest."""
+    observed, key = Observed("trade", keep_all=True), ("binance", "BTCUSDT")
+    machine = Bars("1s", observed=observed)
+    for place in range(3000):
+        ts = T0 + place * 10 * SECOND
+        machine.take(trade(ts))
+        machine.take(gap(ts + 2 * SECOND, "open", place, ts + SECOND + 1))
+        machine.take(gap(ts + 3 * SECOND, "closed", place, ts + SECOND + 1))
+    machine.end()
+    observed.settle()
+    whole = [observed.whole(key, T0 + each * SECOND, T0 + (each + 1) * SECOND) for each in range(29_990)]
+    assert whole == [each % 10 not in (1, 2, 3) for each in range(29_990)]
 
 
 def test_backfilled_trades_lie_where_they_were_learned_or_by_ts_event_in_their_place() -> None:

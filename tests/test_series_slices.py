@@ -9,6 +9,7 @@ from common.bars import Bars, bars
 from common.book_snapshots import book_snapshots
 from common.client import Client
 from common.errors import BadRequestError
+from common.record import encode
 from common.series import BarSeries, BookSeries
 from tests import archives
 from tests.pipeline import Live, Pipeline, events_of, until
@@ -69,6 +70,31 @@ def test_bars_of_a_slice_go_from_its_start_to_its_end_and_say_what_is_whole(tmp_
     ]  # fmt: skip
     theirs = client.slice("binance", "BTCUSDT", "trade", start=begin + hour, end=begin + 2 * hour, by="ts_event")
     assert [bar.count for bar in theirs.bars("1h")] == [180]
+
+
+def test_a_gap_that_is_noticed_late_is_known_to_a_slice_from_its_beginning(tmp_path: Path) -> None:
+    """ETHUSDT falls silent for six seconds; that is noticed after four, while BTCUSDT's trades end the intervals."""
+    archive, begin, number = archives.Archive(tmp_path), archives.FIRST_TS, archives.FIRST
+    archive.begin()
+    lines, ids = [], {"BTCUSDT": 0, "ETHUSDT": 0}
+    for each in range(10):
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            if symbol == "BTCUSDT" or each < 2 or each > 7:
+                number, ids[symbol] = number + 1, ids[symbol] + 1
+                lines.append(archives.trade(number, begin + each * SECOND + 1, symbol, ids[symbol]))
+        if each == 6:
+            number += 1
+            told = {"channel": "trade", "symbol": "ETHUSDT", "payload": b'{"reason":"silent"}'}
+            lines.append(encode(number, begin + each * SECOND + 2, "gap", **told))
+    archive.take(lines)
+    archive.close()
+    past = Client(storage=tmp_path).slice(
+        "binance", ["BTCUSDT", "ETHUSDT"], "trade", start=begin, end=begin + 8 * SECOND
+    )
+    assert [bar.whole for bar in past.bars("1s") if bar.symbol == "BTCUSDT"] == [False] + [True] * 7
+    assert [bar.whole for bar in past.bars("1s") if bar.symbol == "ETHUSDT"] == [False] * 8
+    live = [bar.whole for bar in bars(past, "1s") if bar.symbol == "ETHUSDT"]
+    assert live == [False] + [True] * 5 + [False] * 2  # as it was known then
 
 
 def test_a_slice_without_trades_has_empty_bars(tmp_path: Path) -> None:
