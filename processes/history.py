@@ -282,6 +282,7 @@ class History:
         name = b"worker-%d" % self._names
         endpoints = {exchange: (feed.events, self._key) for exchange, feed in self._config.feeds.items()}
         arguments = (self._back_endpoint, name, os.getpid(), self._config.archive.storage, endpoints)
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # the threads that decompress would keep heaps of their own
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=work, args=arguments, daemon=True)
         process.start()
