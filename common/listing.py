@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Listing:
         """A symbol's files (None: those of no symbol) by their numbers. A file is sealed from its manifest line on."""
         directory = self._directory / (NO_SYMBOL if symbol is None else encode_symbol(symbol))
         found = [file for path in month_dirs(self._disk, directory) for file in self._month_files(path)]
-        return sorted(found, key=lambda file: file.seq)
+        return sorted(found, key=attrgetter("seq"))
 
     def _month_files(self, path: Path) -> list[ArchiveFile]:
         month = self._months.setdefault(path, _Month())

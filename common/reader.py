@@ -6,6 +6,7 @@ It never writes, and hinders nobody: a file that is sealed or removed under its 
 
 import heapq
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -164,7 +165,8 @@ class Reader:
     def _checkpoints(self, symbol: str | None, upto: int, *, any_version: bool = False) -> Iterator[int]:
         """A symbol's checkpoints of this normaliser's version, from the last one up to a number backwards."""
         wanted = b'"data":{"normaliser":"%b"' % version(self._adapter).encode()
-        for file in reversed([file for file in self.files(symbol) if file.first <= upto]):
+        files = self.files(symbol)
+        for file in reversed(files[: bisect_right(files, upto, key=lambda file: file.first)]):
             for block in reversed([block for block in file.blocks if "checkpoints" in block]):
                 for seq in reversed([seq for seq in block["checkpoints"] if seq <= upto]):
                     line = next(self.lines(symbol, seq - 1, seq), b"")
@@ -221,9 +223,10 @@ class Reader:
     def _blocks(self, symbol: str | None, after: int, to: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """The blocks that overlap a range, read and proven; the next ones are decompressed meanwhile."""
         ahead: deque[tuple[Future[bytes], dict[str, Any]]] = deque()
-        for file in self.files(symbol):
-            if file.seq[1] <= after or file.seq[0] > to:
-                continue
+        files = self.files(symbol)
+        for file in islice(files, bisect_right(files, after, key=lambda file: file.seq[1]), None):
+            if file.seq[0] > to:
+                break
             for block in file.blocks:
                 if block["seq"][1] <= after or block["seq"][0] > to:
                     continue
