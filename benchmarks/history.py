@@ -201,10 +201,10 @@ def measure_slices(server: Server, dense_ns: int) -> None:
     print(f"json slices: {events / (time.perf_counter() - began):,.0f} events/s, one after another")
 
 
-def measure_raw(server: Server) -> None:
-    for _ in range(3):
+def measure_raw(server: Server, dense_ns: int) -> None:
+    for times in ({"start": dense_ns, "end": dense_ns + HOUR_NS},) * 3:
         began, records, size = time.perf_counter(), 0, 0
-        for header, payload in pages(server, format="raw"):
+        for header, payload in pages(server, format="raw", **times):
             records, size = records + header["records"], size + len(payload[0])
         taken = time.perf_counter() - began
         print(f"raw slices: {records / taken:,.0f} records/s, {size / taken / 1e6:,.0f} MB/s, {records:,} records")
@@ -258,7 +258,7 @@ def main() -> None:
         server = Server(storage)
         try:
             measure_slices(server, dense_ns)
-            measure_raw(server)
+            measure_raw(server, dense_ns)
             measure_chunks(server, storage)
         finally:
             server.stop()
