@@ -153,7 +153,8 @@ class RawRun:
     """The records above `after`, of some symbols and of no symbol, as they are."""
 
     def __init__(self, reader: Reader, symbols: Sequence[str], after: int, to: int, times: Times | None) -> None:
-        self._pieces = self._filtered(reader.raw(symbols, after, to), times)
+        doubtful = [] if times is None else _doubtful(reader, symbols, (after, to), times)
+        self._pieces = self._filtered(reader.raw(symbols, after, to), times, doubtful)
         self._after, self._held = after, b""
 
     def fill(self, limit: int) -> Filled:
@@ -178,13 +179,17 @@ class RawRun:
         return Filled([payload], self._after, 0, records, not self._held)
 
     @staticmethod
-    def _filtered(pieces: Iterator[bytes], times: Times | None) -> Iterator[bytes]:
+    def _filtered(pieces: Iterator[bytes], times: Times | None, doubtful: list[tuple[int, int]]) -> Iterator[bytes]:
         """Only what was received within the times: clocks are set back, and blocks hold what lies beside."""
         if times is None:
             yield from pieces
             return
         start, end = times
         for piece in pieces:
+            begin, last = seq_of(piece[:40]), seq_of(piece[piece.rfind(b"\n", 0, -1) + 1 :][:40])
+            if all(upto < begin or first > last for first, upto in doubtful):
+                yield piece
+                continue
             stamps = list(map(int, _ALL_TS_RECV.findall(piece)))
             if min(stamps) >= start and max(stamps) < end:
                 yield piece
@@ -192,6 +197,23 @@ class RawRun:
                 lines = zip(piece.split(b"\n"), stamps, strict=False)
                 if kept := [line for line, stamp in lines if start <= stamp < end]:
                     yield b"\n".join(kept) + b"\n"
+
+
+def _doubtful(reader: Reader, symbols: Sequence[str], span: tuple[int, int], times: Times) -> list[tuple[int, int]]:
+    """The numbers of the blocks within a span that hold something received outside of the times."""
+
+    def is_inside(ts_recv: Sequence[int]) -> bool:
+        return times[0] <= ts_recv[0] and ts_recv[1] < times[1]
+
+    files = [file for symbol in (None, *symbols) for file in reader.files(symbol)]
+    crossing = [file for file in files if file.seq[1] > span[0] and file.seq[0] <= span[1]]
+    return [
+        (block["seq"][0], block["seq"][1])
+        for file in crossing
+        if not is_inside(file.ts_recv)
+        for block in file.blocks
+        if not is_inside(block["ts_recv"])
+    ]
 
 
 def derived_snapshot(normaliser: Normaliser, symbol: str) -> dict[str, Any] | None:
