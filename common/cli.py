@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .cli_parser import add_research, count, with_times, words
+from .cli_parser import add_research, count, words
 from .codec import CodecError, MissingPackageError
 from .errors import ArchivistError, DamagedError
 from .process import EXIT_CONFIG, EXIT_OK, ConfigError
+from .times import with_times
 
 EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130

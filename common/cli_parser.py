@@ -1,7 +1,7 @@
 """The arguments of the commands that ask an archive. It imports nothing that sockets or frames need."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from .events import CHANNELS
@@ -55,17 +55,6 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
-
-
-def with_times(argv: Sequence[str]) -> list[str]:
-    """Arguments with `--start -10m` written as `--start=-10m`: argparse takes the time for an option."""
-    joined: list[str] = []
-    for word in argv:
-        if joined and joined[-1] in ("--start", "--end", "--at") and word[:1] == "-" and word[1:2].isdigit():
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
 
 
 def add_research(add: Add) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from .events import CHANNELS
 from .process import ConfigError
 from .reader import Reader
 from .replay import Part
-from .times import iso, parse_time
+from .times import iso, parse_time, with_times
 
 _EPILOG = """\
 What: an exchange and its symbols (binance BTCUSDT ETHUSDT), or EXCHANGE:SYMBOL,SYMBOL for each of several exchanges
@@ -154,4 +155,4 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--storage", metavar="DIR", help="storage directory (default: the configuration's)")
     parser.add_argument("--conf", type=Path, metavar="FILE", help=f"default: ${settings.CONF_VARIABLE}, else the usual")
     parser.add_argument("--log-level", default="INFO", choices=settings.LOG_LEVELS, help="default: INFO")
-    return parser.parse_args(argv)
+    return parser.parse_args(with_times(sys.argv[1:] if argv is None else argv))

@@ -1,6 +1,7 @@
 """Times as people write them, to ns since the epoch."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 _RELATIVE = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
@@ -39,6 +40,17 @@ def parse_interval(value: object) -> int:
         if interval > 0:
             return interval
     raise ValueError(f"not an interval: {value!r}: give 100ms, 1s, 5m, 1h, 1d, or ns as an integer")
+
+
+def with_times(argv: Sequence[str]) -> list[str]:
+    """Arguments with `--start -10m` written as `--start=-10m`: argparse takes the time for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] in ("--start", "--end", "--at") and word[:1] == "-" and word[1:2].isdigit():
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _datetime_ns(time: datetime) -> int:

@@ -8,10 +8,14 @@ import shlex
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
+
+from benchmarks.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,7 +61,7 @@ def sandbox(ports: list[int], storage: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def test_readme_marks_its_blocks() -> None:
-    assert set(blocks()) == {"sandbox", "follow", "watch", "verify"}
+    assert set(blocks()) == {"sandbox", "follow", "slice", "join", "replay", "verify", "watch", "ask"}
 
 
 def test_watching_prints_trades_of_both_symbols(
@@ -91,22 +95,68 @@ def run(commands: str) -> str:
     return done.stdout
 
 
-def test_following_prints_events_of_the_channels_asked(sandbox: subprocess.Popen[bytes], ports: list[int]) -> None:
-    printed = run(blocks()["follow"].replace("127.0.0.1:9011", f"127.0.0.1:{ports[1]}"))
+def shown(name: str, ports: list[int], storage: Path) -> str:
+    """A block, with this run's ports and storage directory."""
+    block = blocks()[name].replace("127.0.0.1:9010", f"127.0.0.1:{ports[0]}")
+    return block.replace("127.0.0.1:9011", f"127.0.0.1:{ports[1]}").replace("sandbox-dir", shlex.quote(str(storage)))
+
+
+def run_script(text: str, folder: Path) -> list[str]:
+    """Run a script with the checkout's interpreter, which must succeed, and give the lines that it prints."""
+    (folder / "script.py").write_text(text)
+    return run(f"{ROOT}/.venv/bin/python {folder}/script.py").splitlines()
+
+
+def test_following_prints_events_of_the_channels_asked_past_and_live(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path
+) -> None:
+    printed = run(shown("follow", ports, storage))
     events = [json.loads(line) for line in printed.splitlines()]
     assert len(events) == 10
     assert {event["symbol"] for event in events} == {"BTCUSDT"}
     assert {event["channel"] for event in events} <= {"trade", "quote", "gap"}
 
 
-def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_after(
-    sandbox: subprocess.Popen[bytes], storage: Path
+def test_the_first_scripts_slice_ask_and_join_what_the_sandbox_records(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path, tmp_path: Path
 ) -> None:
-    commands = blocks()["verify"].replace("sandbox-dir", shlex.quote(str(storage)))
+    pytest.importorskip("polars")
+    book = f"{ROOT}/.venv/bin/trade-archivist book binance BTCUSDT --at -4s --server 127.0.0.1:{ports[0]}"
+    deadline = time.monotonic() + DEADLINE_S
+    while subprocess.run(shlex.split(book), capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, "the sandbox has no book"  # until it has recorded for some seconds
+        time.sleep(0.5)
+    frames = run_script(shown("slice", ports, storage), tmp_path)
+    assert any("whole" in line for line in frames) and any(", 40)" in line for line in frames)
+    prices = run_script(shown("ask", ports, storage), tmp_path)
+    assert prices and all(float(price) > 0 for price in prices)
+    joined = [line.split() for line in run_script(shown("join", ports, storage), tmp_path)]
+    assert len(joined) == 1000 and {channel for _, _, channel in joined} == {"trade", "book"}
+
+
+def test_a_replay_gives_a_plain_subscriber_what_was_recorded(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = shown("replay", ports, storage).replace("127.0.0.1:9100", address).replace("--speed 10", "--speed max")
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.set(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
+        subscriber.set(zmq.LINGER, 0)
+        subscriber.subscribe(b"binance/trade/")
+        with subprocess.Popen(["bash", "-ec", f"exec {command}"], cwd=ROOT) as replay:
+            subscriber.connect(f"tcp://{address}")
+            assert subscriber.recv().startswith(b"binance/trade/BTCUSDT ")
+            replay.terminate()
+
+
+def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_after(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path
+) -> None:
+    commands = shown("verify", ports, storage)
     assert "BTCUSDT" in run(commands)
     os.killpg(sandbox.pid, signal.SIGINT)
     sandbox.wait(DEADLINE_S)
-    assert "BTCUSDT" in run(commands)
+    assert "BTCUSDT" in run("\n".join(line for line in commands.splitlines() if "--server" not in line))
 
 
 def test_the_documented_options_and_keys_exist() -> None:
