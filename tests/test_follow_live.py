@@ -170,4 +170,5 @@ def test_follow_when_a_directory_is_read_then_goes_on_live_from_the_named_endpoi
         events = [next(following) for _ in range(500)]
         following.close()
         assert list(following) == []
-        assert events == list(client.slice("binance", "BTCUSDT", "trade", "-1m", to=None))[:500]
+        until(lambda: pipeline.complete() >= events[-1]["seq"], "all of it is archived")
+        assert events == list(client.slice("binance", "BTCUSDT", "trade", "-1m"))[:500]
