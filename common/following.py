@@ -207,11 +207,11 @@ class Following(Iterator[Event]):
         return self
 
     def __next__(self) -> Event:
-        while not self._events:
-            if self.is_closed:
-                raise StopIteration
+        while not self.is_closed:
+            if self._events:
+                return self._events.popleft()
             self._events.extend(self.poll(TICK_S))
-        return self._events.popleft()
+        raise StopIteration
 
     def __enter__(self) -> "Following":
         return self
