@@ -1,6 +1,7 @@
 """The client on what a real pipeline left: what it gives is what was live, as events, records and frames."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,13 +168,28 @@ def test_frames_when_empty_then_have_their_columns(client: Client, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["empty.parquet"]
 
 
+def copy_of(served: Served, directory: Path) -> Path:
+    copied = directory / "storage"
+    shutil.copytree(served.storage, copied, ignore=shutil.ignore_patterns(".*"))
+    return copied
+
+
+def test_table_when_gone_after_it_was_planned_then_its_events_take_its_place(served: Served, tmp_path: Path) -> None:
+    copied = copy_of(served, tmp_path)
+    for path in sorted((copied / "binance" / "BTCUSDT").rglob("*.parquet"))[::2]:
+        path.unlink()
+    with Client(storage=copied) as client:
+        for channel in ("trade", "book"):
+            asked = client.slice("binance", SYMBOLS, channel, *middle(served))
+            expected = expected_rows(list(asked), channel, exact=False)
+            assert asked.to_arrow().to_pylist() == expected
+            assert [row for table in asked.batches() for row in table.to_pylist()] == expected
+
+
 def test_table_when_damaged_on_disk_then_is_an_error_and_exact_still_reads_the_records(
     served: Served, tmp_path: Path
 ) -> None:
-    import shutil
-
-    copied = tmp_path / "storage"
-    shutil.copytree(served.storage, copied, ignore=shutil.ignore_patterns(".*"))
+    copied = copy_of(served, tmp_path)
     path = sorted((copied / "binance" / "BTCUSDT").rglob("*.trade.parquet"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
