@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import Live, Pipeline, Served, until
+from tests.record_logs import Log
+from tests.replays import recorded
 from tests.standin_client import Standin
 
 
@@ -54,3 +56,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         subscriber.close()
         pipeline.end()
         standin.stop()
+
+
+@pytest.fixture(scope="session")
+def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
+    """A small archive out of a random log, to be replayed: its storage directory, and the log."""
+    storage = tmp_path_factory.mktemp("replayed")
+    return storage, recorded(storage)
