@@ -158,9 +158,10 @@ class Bars:
     def _add(self, key: Key, event: Event, ts: int) -> None:
         """Count a trade in its bar."""
         grid = self._grid
-        self._closes.setdefault(key, nan)
         if not self._by_event:
-            ts = grid.now = max(ts, grid.now)
+            if ts < grid.now:
+                ts = grid.now
+            grid.now = ts
         begin = ts - ts % grid.ns
         if begin < grid.begin:
             self.too_late += 1
@@ -171,6 +172,7 @@ class Bars:
         except (ArithmeticError, TypeError, ValueError):
             value = _UNREAD
         if not value.is_finite():
+            self._closes.setdefault(key, nan)
             self._observed.spoil(key, ts)
             return
         sums = self._open.get(begin)
@@ -179,6 +181,7 @@ class Bars:
         found = sums.get(key)
         if found is None:
             found = sums[key] = _Sum(price)
+            self._closes.setdefault(key, nan)
         found.add(ts, price, amount, value, event["side"])
 
     def _take_gap(self, key: Key, event: Event, ts: int) -> None:
