@@ -36,8 +36,9 @@ def replies(storage: Path, page_bytes: int) -> Answer:
     answers = Answers(storage)
 
     def answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Event]]:
-        header, *payload = answers.answer(orjson.dumps(request), page_bytes=page_bytes)
-        return orjson.loads(header), [orjson.loads(line) for part in payload for line in part.split(b"\n") if line]
+        header, payload = answers.unread(orjson.dumps(request), page_bytes=page_bytes)
+        lines = b"".join(part for part in payload if isinstance(part, bytes)).split(b"\n")
+        return orjson.loads(header), [orjson.loads(line) for line in lines if line]
 
     return answer
 
