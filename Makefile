@@ -20,7 +20,7 @@ types: .venv/ready
 .venv/ready: setup.cfg
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[daemons,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[daemons,frames,dev]'
 	touch .venv/ready
 
 clean:

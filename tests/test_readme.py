@@ -101,6 +101,15 @@ def shown(name: str, ports: list[int], storage: Path) -> str:
     return block.replace("127.0.0.1:9011", f"127.0.0.1:{ports[1]}").replace("sandbox-dir", shlex.quote(str(storage)))
 
 
+def wait_for_a_book(ports: list[int]) -> None:
+    """Until the sandbox has recorded for some seconds."""
+    book = f"{ROOT}/.venv/bin/trade-archivist book binance BTCUSDT --at -4s --server 127.0.0.1:{ports[0]}"
+    deadline = time.monotonic() + DEADLINE_S
+    while subprocess.run(shlex.split(book), capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, "the sandbox has no book"
+        time.sleep(0.5)
+
+
 def run_script(text: str, folder: Path) -> list[str]:
     """Run a script with the checkout's interpreter, which must succeed, and give the lines that it prints."""
     (folder / "script.py").write_text(text)
@@ -120,12 +129,7 @@ def test_following_prints_events_of_the_channels_asked_past_and_live(
 def test_the_first_scripts_slice_ask_and_join_what_the_sandbox_records(
     sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("polars")
-    book = f"{ROOT}/.venv/bin/trade-archivist book binance BTCUSDT --at -4s --server 127.0.0.1:{ports[0]}"
-    deadline = time.monotonic() + DEADLINE_S
-    while subprocess.run(shlex.split(book), capture_output=True, check=False).returncode:
-        assert time.monotonic() < deadline, "the sandbox has no book"  # until it has recorded for some seconds
-        time.sleep(0.5)
+    wait_for_a_book(ports)
     frames = run_script(shown("slice", ports, storage), tmp_path)
     assert any("whole" in line for line in frames) and any(", 40)" in line for line in frames)
     prices = run_script(shown("ask", ports, storage), tmp_path)
@@ -152,6 +156,7 @@ def test_a_replay_gives_a_plain_subscriber_what_was_recorded(
 def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_after(
     sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path
 ) -> None:
+    wait_for_a_book(ports)
     commands = shown("verify", ports, storage)
     assert "BTCUSDT" in run(commands)
     os.killpg(sandbox.pid, signal.SIGINT)
