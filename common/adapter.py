@@ -1,37 +1,62 @@
-"""What an exchange's file in `exchanges/` holds: the seam between one exchange's ways and everything else."""
+"""What an exchange's file in `exchanges/` holds: the seam between one exchange's ways and everything else.
 
-from collections.abc import Mapping
+It reads as a table of facts. What is usual stands in DEFAULTS; a file says what is otherwise, and what of it changes
+from one of its VARIANTS to the other.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from .events import Action, Reply, Request, Snapshot, Update
+import orjson
+
+from .book import BookRule
+from .events import Action, Parsed, Reply, Request, Snapshot, Update
 
 
 class Adapter(Protocol):
     """A module of `exchanges/`. Pure; nothing in it raises for what an exchange may send."""
 
     NAME: str
-    VERSION: int
+    VERSION: int  # of what normalise gives: raised when the same record gives other events
+
     WS_URL: str
-    WS_PATH: str
     REST_URL: str
     STREAMS_PER_CONNECTION: int
     STREAMS_PER_SUBSCRIBE: int
-    MESSAGE_INTERVAL_S: float
+    MESSAGE_INTERVAL_S: float  # between two frames that we send on a connection
     CONNECTS_PER_5_MIN: int
-    WEIGHT_PER_MIN: int
-    DENSE: frozenset[str]
-    WHOLE: Mapping[str, str]
-    CANDLE_INTERVALS: tuple[str, ...]
+    WEIGHT_PER_MIN: int  # of REST requests
+
+    CHANNELS: tuple[str, ...]  # what it offers, out of events.CHANNELS
+    DENSE: frozenset[str]  # channels whose ids count up by one for each symbol: a hole is a loss
+    BACKFILLS: frozenset[str]  # of these, what can be fetched by id
+    BOOK: BookRule
+    WHOLE: Mapping[str, str]  # for each channel, what can be known of holes: proven, detected, else unverifiable
+
+    CANDLE_INTERVALS: tuple[str, ...]  # in its own names
+    CANDLE_DEFAULT: str  # a minute
     SNAPSHOT_DEPTH_MAX: int
+
+    PING: bytes | None  # the text frame that keeps a connection alive, every PING_INTERVAL_S
+    PING_INTERVAL_S: float
+    POLLS: dict[str, float]  # channels that are asked for over REST, and how often in seconds
+
+    loads: Callable[[bytes], Any]  # how its payloads are decoded: numbers may need their digits
+    count: Callable[[Any], int | None] | None  # a message's number on its connection, where each has one
+    inflate: Callable[[bytes, int], bytes] | None  # a binary frame's JSON text, within a bound; raises ValueError
+    ENCODING: str  # how such frames are compressed
 
     def symbol_error(self, symbol: str) -> str | None: ...
     def streams(self, symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]: ...
-    def subscribe(self, names: list[str], request_id: int) -> bytes: ...
-    def unsubscribe(self, names: list[str], request_id: int) -> bytes: ...
-    def reply(self, message: object) -> Reply | None: ...
-    def is_shutdown(self, message: object) -> bool: ...
-    def parse(self, message: Any) -> Update | None: ...
+    def path(self, stream: str) -> str: ...
+    def subscribe(self, names: list[str], request_id: int) -> list[bytes]: ...
+    def unsubscribe(self, names: list[str], request_id: int) -> list[bytes]: ...
+    def reply(self, message: Any) -> Reply | None: ...
+    def answer(self, message: Any) -> bytes | None: ...
+    def is_shutdown(self, message: Any) -> bool: ...
+    def parse(self, message: Any) -> Parsed | None: ...
     def request(self, action: Action, depth: int) -> Request: ...
+    def snapshot_frame(self, symbol: str, request_id: int) -> bytes: ...
     def instruments_request(self, symbols: list[str]) -> Request: ...
     def trading_symbols(self, body: bytes) -> dict[str, str]: ...
     def parse_rest(self, url: str, body: bytes) -> Snapshot | list[Update] | None: ...
@@ -44,3 +69,37 @@ FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 def version(adapter: Adapter) -> str:
     """The normaliser's version as it stands in `start` records, checkpoints and manifests: `binance/1`."""
     return f"{adapter.NAME}/{adapter.VERSION}"
+
+
+def _no_snapshot_frame(symbol: str, request_id: int) -> bytes:
+    raise LookupError(f"snapshots are not asked for on the socket: {symbol}, {request_id}")
+
+
+DEFAULTS: dict[str, Any] = {
+    "STREAMS_PER_CONNECTION": 100,
+    "STREAMS_PER_SUBSCRIBE": 20,
+    "MESSAGE_INTERVAL_S": 0.25,
+    "CONNECTS_PER_5_MIN": 100,
+    "WEIGHT_PER_MIN": 300,
+    "DENSE": frozenset(),
+    "BACKFILLS": frozenset(),
+    "WHOLE": {},
+    "BOOK": BookRule("stream", "none"),
+    "CANDLE_INTERVALS": (),
+    "CANDLE_DEFAULT": "1m",
+    "SNAPSHOT_DEPTH_MAX": 5000,
+    "PING": None,
+    "PING_INTERVAL_S": 20.0,
+    "POLLS": {},
+    "loads": orjson.loads,
+    "path": lambda _stream: "",
+    "answer": lambda _message: None,
+    "is_shutdown": lambda _message: False,
+    "count": None,
+    "inflate": None,
+    "ENCODING": "",
+    "snapshot_frame": _no_snapshot_frame,
+    "parse_rest": lambda _url, _body: None,
+    "trading_symbols": lambda _body: {},
+}
+"""What is usual. `count` and `inflate` are None where an exchange neither counts its messages nor compresses them."""

@@ -8,6 +8,7 @@ import orjson
 from . import __version__
 from .adapter import Adapter, version
 from .disk import Disk
+from .events import Update
 from .journal import Opened, segment_names
 from .record import FORMAT, RecordError, decode
 from .recorder import Recorder
@@ -65,16 +66,18 @@ def _tail(disk: Disk, journal_dir: Path) -> bytes:
 
 def _last_id(tail: bytes, adapter: Adapter, conns: list[int], channel: str, symbol: str) -> int | None:
     """The last id of a topic on the connection that was followed: where two delivered it, the older one."""
-    mark = b',"kind":"in",' + orjson.dumps({"channel": channel, "symbol": symbol})[1:-1] + b',"data":'
+    sort = b',"op":"binary","encoding":"%b"' % adapter.ENCODING.encode() if adapter.ENCODING else b""
+    mark = b',"kind":"in"%b,' % sort + orjson.dumps({"channel": channel, "symbol": symbol})[1:-1] + b',"data":'
     marks = [b',"conn":%d' % conn + mark for conn in conns]
     line = next((line for line in (_last_line(tail, mark) for mark in [*marks, mark]) if line is not None), None)
     if line is None:
         return None
     try:
-        update = adapter.parse(orjson.loads(decode(line).payload or b"null"))
-    except (RecordError, orjson.JSONDecodeError):
+        parsed = adapter.parse(adapter.loads(decode(line).payload or b"null"))
+    except (RecordError, ValueError, RecursionError):
         return None
-    return update.last if update is not None else None
+    updates = [parsed] if isinstance(parsed, Update) else parsed if isinstance(parsed, list) else []
+    return max((update.last for update in updates if update[:2] == (channel, symbol)), default=None)
 
 
 def _last_line(tail: bytes, mark: bytes) -> bytes | None:

@@ -1,9 +1,12 @@
-"""Order books: the levels, and how a book stays in step where the exchange numbers its deltas.
+"""Order books: the levels, and how a book stays in step with its exchange.
 
-`RangeSync` is the strategy of exchanges whose deltas carry a range of ids and whose snapshots come by REST.
+An exchange's file says with a `BookRule` where its snapshots come from and what links one delta to the next; a delta is
+the range of ids that it covers. Where each delta names the id before it, its range begins right after that.
 """
 
-from typing import Any
+from collections.abc import Callable
+from heapq import nlargest, nsmallest
+from typing import Any, Literal, NamedTuple
 
 from .events import Level, Snapshot, Update
 
@@ -37,6 +40,15 @@ class Book:
                 else:
                     side[price] = amount
 
+    def cut(self, depth: int) -> None:
+        """Drop the worst levels of a side beyond a depth."""
+        if (over := len(self.bids) - depth) > 0:
+            for price in nsmallest(over, self.bids, key=float):
+                del self.bids[price]
+        if (over := len(self.asks) - depth) > 0:
+            for price in nlargest(over, self.asks, key=float):
+                del self.asks[price]
+
     def top(self, depth: int | None = None) -> tuple[list[Level], list[Level]]:
         """Bids and asks from the best on, at most `depth` levels a side."""
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))
@@ -44,20 +56,37 @@ class Book:
         return bids[:depth], asks[:depth]
 
 
-class RangeSync:
-    """A book kept by id ranges, as Binance spot says (exchanges.md 1.5), checked on every delta for ever.
+class BookRule(NamedTuple):
+    """How an exchange's books stay in step.
+
+    `snapshot`: it is asked for over `rest`, or by a `request` on the same socket, while deltas are held; or it comes
+    first on the subscription (`stream`). `link`: a delta may begin up to the id after the last one (`range`), must
+    begin exactly there (`exact`), or nothing is known (`none`). `depth`: levels a side that the exchange keeps; what is
+    beyond goes without a word. `check`: whether a book agrees with what a delta's fields say of it, as a checksum.
+    """
+
+    snapshot: Literal["rest", "request", "stream"]
+    link: Literal["range", "exact", "none"]
+    depth: int | None = None
+    check: Callable[["Book", dict[str, Any]], bool] | None = None
+
+
+class BookSync:
+    """One book, checked on every delta for ever.
 
     Each method returns what to publish: updates that apply now, in order, or nothing.
     """
 
-    __slots__ = ("asked", "book", "held", "id", "stream_last")
+    __slots__ = ("asked", "book", "held", "id", "linked", "rule", "stream_last")
 
-    def __init__(self) -> None:
+    def __init__(self, rule: BookRule) -> None:
+        self.rule = rule
         self.book = Book()
         self.id: int | None = None  # the book is exact after this id; None while it is not in step
         self.held: list[Update] = []  # deltas that wait for a snapshot, without a hole between them
         self.asked = False  # a snapshot is on its way
         self.stream_last = 0  # the id that the stream itself has reached
+        self.linked = False  # a delta has gone on from the snapshot: from now on each must go on from the one before
 
     @property
     def synced(self) -> bool:
@@ -65,25 +94,39 @@ class RangeSync:
 
     def breaks(self, delta: Update) -> bool:
         """Whether a delta shows that something before it is missing, or that the stream ran back."""
-        return self.id is not None and (delta.first > self.id + 1 or delta.last < self.stream_last)
+        if self.id is None or self.rule.link == "none":
+            return False
+        if self.rule.link == "exact" and self.linked:
+            return delta.first != self.id + 1
+        return delta.first > self.id + 1 or delta.last < self.stream_last
 
     def delta(self, delta: Update) -> bool:
         """Take a delta that does not break the book; returns whether it applies (else it is old, or held)."""
         self.stream_last = delta.last
         if self.id is None:
-            self._hold(delta)
+            if self.rule.snapshot != "stream":
+                self._hold(delta)
             return False
-        if delta.last <= self.id:
-            return False
-        self.book.apply(delta.fields["bids"], delta.fields["asks"])
-        self.id = delta.last
+        if delta.last <= self.id and (self.rule.link == "range" or not self.linked):
+            return False  # the book has it
+        self._apply(delta)
         return True
+
+    def begin(self, snapshot: Update) -> None:
+        """Take a snapshot that came on the stream: whatever was before, the book is this."""
+        self.book.replace(snapshot.fields["bids"], snapshot.fields["asks"])
+        self.id = self.stream_last = snapshot.last
+        self.held, self.asked, self.linked = [], False, True
+
+    def agrees(self, fields: dict[str, Any]) -> bool:
+        """Whether the book is what the exchange says with its checksum, where there is one."""
+        return self.rule.check is None or self.rule.check(self.book, fields)
 
     def lose(self) -> None:
         """The book is out of step: begin again with the next delta and a new snapshot."""
         self.id = None
         self.held = []
-        self.asked = False
+        self.asked = self.linked = False
         self.stream_last = 0
         self.book = Book()
 
@@ -97,26 +140,38 @@ class RangeSync:
         if self.id is not None or not self.held or snapshot.last < self.held[0].first:
             return None
         following = [delta for delta in self.held if delta.last > snapshot.last]
-        if following and following[0].first > snapshot.last + 1:
+        if following and following[0].first > snapshot.last + 1 and self.rule.link != "none":
             return None
         self.book.replace(snapshot.bids, snapshot.asks)
         self.id = snapshot.last
         self.held = []
         for delta in following:
-            self.book.apply(delta.fields["bids"], delta.fields["asks"])
-            self.id = delta.last
+            self._apply(delta)
         return following
 
+    def _apply(self, delta: Update) -> None:
+        self.book.apply(delta.fields["bids"], delta.fields["asks"])
+        if self.rule.depth is not None:
+            self.book.cut(self.rule.depth)
+        self.id, self.linked = delta.last, True
+
     def _hold(self, delta: Update) -> None:
-        if self.held and (delta.first > self.held[-1].last + 1 or delta.last < self.held[-1].last):
+        if self.rule.link != "none" and self._is_torn(delta):
             self.held = []  # a hole, or ids that ran back: what lies before it is of no use
         self.held.append(delta)
         if len(self.held) > HELD_MAX:
             del self.held[: HELD_MAX // 10]
 
+    def _is_torn(self, delta: Update) -> bool:
+        if not self.held:
+            return False
+        last = self.held[-1].last
+        return delta.first != last + 1 if self.rule.link == "exact" else delta.first > last + 1 or delta.last < last
+
     def state(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "linked": self.linked,
             "stream_last": self.stream_last,
             "held": [list(delta) for delta in self.held],
             "bids": list(self.book.bids.items()),
@@ -124,9 +179,9 @@ class RangeSync:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> "RangeSync":
-        sync = cls()
-        sync.id, sync.stream_last = state["id"], state["stream_last"]
+    def restored(cls, state: dict[str, Any], rule: BookRule) -> "BookSync":
+        sync = cls(rule)
+        sync.id, sync.stream_last, sync.linked = state["id"], state["stream_last"], state.get("linked", True)
         sync.held = [Update(*delta) for delta in state["held"]]
         sync.book.bids, sync.book.asks = dict(state["bids"]), dict(state["asks"])
         return sync

@@ -19,7 +19,8 @@ def run(directory: Path, wanted: Sequence[str], workers: int, *, force: bool) ->
     code = EXIT_OK
     for path in exchange_dirs(directory, wanted):
         if path.name not in exchanges.names():
-            raise ConfigError(f"{path}: this version knows no exchange {path.name!r}: it knows {exchanges.NAMES}")
+            names = ", ".join(exchanges.names())
+            raise ConfigError(f"{path}: this version knows no exchange {path.name!r}: it knows {names}")
         try:
             with Progress(path.name, "files") as shown:
                 known, outcomes = rebuild(path, workers, force=force, progress=shown.update)

@@ -6,8 +6,6 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .events import CHANNELS
-
 CODECS = {"bz2": 9, "zstd": 22}
 """What archives can be compressed with, and the highest level of each."""
 
@@ -21,8 +19,8 @@ class FeedConfig:
 
     symbols: tuple[str, ...] = ()
     """The exchange's own names; at least one."""
-    channels: tuple[str, ...] = CHANNELS
-    """What to record of each symbol, out of CHANNELS."""
+    channels: tuple[str, ...] = ()
+    """What to record of each symbol, out of events.CHANNELS; none named: all that the exchange offers."""
     events: str = "tcp://127.0.0.1:9001"
     """Endpoint of the events, tcp:// or ipc://. Where none is set, each further exchange takes the next port."""
     records: str = ""
@@ -31,8 +29,8 @@ class FeedConfig:
     """Scheme, host and port instead of those of the exchange's WebSocket; empty: the exchange itself."""
     rest_url: str = ""
     """Scheme, host and port instead of those of the exchange's REST; empty: the exchange itself."""
-    candle_intervals: tuple[str, ...] = ("1m",)
-    """The exchange's own names of the candles' lengths."""
+    candle_intervals: tuple[str, ...] = ()
+    """The exchange's own names of the candles' lengths; none named: a minute."""
     snapshot_depth: int = 5000
     """Levels of a book's side to ask for in a snapshot."""
     journal: Path = Path()

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 from .storage import encode_symbol
 
-CHANNELS = ("trade", "agg_trade", "book", "quote", "ticker", "candle")
+CHANNELS = (
+    "trade", "agg_trade", "book", "quote", "ticker", "candle",
+    "funding", "mark", "open_interest", "liquidation", "instrument",
+)  # fmt: skip
 GAP = "gap"
 HEARTBEAT = "heartbeat"
 
@@ -44,11 +47,54 @@ class Snapshot(NamedTuple):
     asks: list[Level]
 
 
+def instrument(
+    name: str,
+    base: str,
+    quote: str,
+    *,
+    type: str,
+    status: str,
+    settle: str | None = None,
+    expiry: int | None = None,
+    strike: str | None = None,
+    option_type: str | None = None,
+    contract_size: str | None = None,
+    tick_size: str | None = None,
+    lot_size: str | None = None,
+) -> dict[str, Any]:
+    """The fields of an `instrument` event. `name` is the unified one: BTC-USDT, BTC-USDT-PERP, BTC-USD-20261225.
+
+    `type` is spot, perpetual, future or option; `expiry` in ns; sizes are texts with the exchange's digits.
+    """
+    return {
+        "base": base,
+        "quote": quote,
+        "settle": settle,
+        "type": type,
+        "expiry": expiry,
+        "strike": strike,
+        "option_type": option_type,
+        "contract_size": contract_size,
+        "tick_size": tick_size,
+        "lot_size": lot_size,
+        "status": status,
+        "name": name,
+    }
+
+
+Parsed = Update | Snapshot | list[Update]
+"""What a frame says: mostly one thing."""
+
+
 class Reply(NamedTuple):
-    """An exchange's answer to something sent: `error` is None where it agreed."""
+    """An exchange's answer to something sent: `error` is None where it agreed.
+
+    It answers a request by its id, or names the streams (none: all that were asked for last).
+    """
 
     id: int | str | None
     error: str | None
+    names: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):

@@ -49,6 +49,10 @@ def _check_with(adapter: Adapter, name: str, value: Any) -> None:
     if name == "symbols":
         for error in filter(None, map(adapter.symbol_error, value)):
             raise ValueError(error)
+    if name == "channels":
+        for channel in value:
+            if channel not in adapter.CHANNELS:
+                raise ValueError(f"{adapter.NAME} has no {channel}: it has {', '.join(adapter.CHANNELS)}")
     if name == "candle_intervals":
         for interval in value:
             _check_choice(interval, adapter.CANDLE_INTERVALS)

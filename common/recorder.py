@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from .adapter import Adapter, version
-from .events import HEARTBEAT, topic
+from .events import HEARTBEAT, Snapshot, Update, topic
 from .journal import Journal
 from .normaliser import Normaliser, Work
 from .record import DATA, FORMAT, decode, encode, payload_part
@@ -32,6 +32,8 @@ class Recorder:
         self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
         self._publish_records, self._publish_event = publish_records, publish_event
         self._backlog: deque[list[bytes]] = deque()  # lines alone: decoded, they would take several times the room
+        self._count = getattr(adapter, "count", None)
+        self._counts: dict[int, int] = {}  # the last number of each connection whose messages are counted
         self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
 
     def file_under(self, channel: str, symbol: str) -> None:
@@ -43,43 +45,72 @@ class Recorder:
         """Whole text frames of one read."""
         return self.runs(conn, [(ts, payloads)])
 
-    def runs(self, conn: int, runs: list[tuple[int, list[bytes]]]) -> list[Any]:
-        """Whole text frames of several reads, with the time of each, in one append.
+    def runs(self, conn: int, runs: list[tuple[int, list[bytes]]], sort: bytes = b"") -> list[Any]:
+        """Whole text frames of several reads, with the time of each, in one append; returns those of no market data.
 
-        Returns the messages that are no market data, for who asked for them.
+        `sort` is what their heads say of frames that were not plain text.
         """
         lines: list[bytes] = []
         works: list[Work | None] = []
         others: list[Any] = []
-        seq, parse, place_of, loads = self.next, self._adapter.parse, self._places.get, orjson.loads
+        seq, parse, place_of, loads = self.next, self._adapter.parse, self._places.get, self._adapter.loads
         for ts, payloads in runs:
-            received = b',"ts_recv":%d,"conn":%d,"kind":"in"' % (ts, conn)
+            received = b',"ts_recv":%d,"conn":%d,"kind":"in"%b' % (ts, conn, sort)
             for payload in payloads:
                 try:
                     message = loads(payload)
-                except orjson.JSONDecodeError:
-                    self.unknown["not JSON"] += 1
-                    lines.append(b'{"seq":%d%b%b' % (seq, received, payload_part(payload, is_json=False)))
+                    if loads is not orjson.loads:
+                        orjson.loads(payload)  # what stands in a line as it is must be JSON to everybody
+                except (ValueError, RecursionError):
+                    lines.append(b'{"seq":%d%b%b' % (seq, received, self._not_json(payload)))
                     works.append(None)
                     seq += 1
                     continue
+                if self._count is not None and (doubt := self._counted(conn, self._count(message))) is not None:
+                    lines.append(encode(seq, ts, "gap", conn=conn, payload=doubt))
+                    works.append(decode(lines[-1]))
+                    seq += 1
                 update = parse(message)
                 if update is not None:
-                    place = place_of(update[:2], DATA)
+                    place = place_of(update[:2], DATA) if type(update) is Update else self._place(update)
                     works.append((seq, ts, conn, update))
                 else:
                     place = DATA
                     works.append(None)
                     others.append(message)
                 if b"\n" in payload or b"\r" in payload:
-                    part = place[: -len(DATA)] + payload_part(payload, is_json=True)
-                    lines.append(b'{"seq":%d%b%b' % (seq, received, part))
-                else:
-                    lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
+                    place, payload = place[: -len(DATA)], payload_part(payload, is_json=True)[:-2]
+                lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
                 seq += 1
         self.next = seq
         self._commit(lines, works)
         return others
+
+    def closed(self, conn: int) -> None:
+        """A connection is no more: nothing of it will be counted."""
+        self._counts.pop(conn, None)
+
+    def _counted(self, conn: int, number: int | None) -> bytes | None:
+        """What a `gap` record says where a connection's own numbers do not go on."""
+        if number is None:
+            return None
+        before, self._counts[conn] = self._counts.get(conn), number
+        if before is None or number == before + 1:
+            return None
+        ids = {"first_id": str(before + 1), "last_id": str(number - 1)}
+        return orjson.dumps({"state": "open", "reason": "sequence of the connection", **ids})
+
+    def _place(self, parsed: Any) -> bytes:
+        """Where a frame is filed that says several things: under what they have in common, if that is one symbol."""
+        if isinstance(parsed, Snapshot):
+            return self._places.get(("book", parsed.symbol), DATA)
+        symbols = {update.symbol for update in parsed}
+        return self._places.get((parsed[0].channel, parsed[0].symbol), DATA) if len(symbols) == 1 else DATA
+
+    def _not_json(self, payload: bytes) -> bytes:
+        if payload != getattr(self._adapter, "PONG", None):
+            self.unknown["not JSON"] += 1
+        return payload_part(payload, is_json=False)
 
     def record(
         self,

@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -106,7 +107,7 @@ def load(
     config = Config(
         path=path,
         archive=_record(ArchiveConfig, "archive", values),
-        feeds={name: _record(FeedConfig, f"feed.{name}", values) for name in names},
+        feeds={name: _feed(name, values) for name in names},
         history=_record(HistoryConfig, "history", values),
         standin=_record(StandinConfig, "standin", values),
         curve=_record(CurveConfig, "curve", values),
@@ -123,6 +124,14 @@ def _record(record: Callable[..., R], table: str, settings: Mapping[str, Setting
         key.removeprefix(f"{table}."): setting.value for key, setting in settings.items() if key.startswith(f"{table}.")
     }
     return record(**values)
+
+
+def _feed(name: str, values: Mapping[str, Setting]) -> FeedConfig:
+    """The record of a feed, with what is usual for its exchange where nothing is said."""
+    feed, adapter = _record(FeedConfig, f"feed.{name}", values), adapters.get(name)
+    channels = feed.channels or adapter.CHANNELS
+    usual = (adapter.CANDLE_DEFAULT,) if adapter.CANDLE_INTERVALS else ()
+    return replace(feed, channels=channels, candle_intervals=feed.candle_intervals or usual)
 
 
 def _kinds() -> dict[str, Any]:

@@ -7,7 +7,10 @@ waiting ──due──▶ connecting ──▶ live ──lost──▶ waiting
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .events import Reply
 
 BACKOFF_FIRST_S = 0.1
 WINDOW_S = 300.0
@@ -22,11 +25,25 @@ class Link:
     to_subscribe: deque[list[str]]
     to_leave: dict[str, None] = field(default_factory=dict)  # silent streams, to be subscribed anew after that
     refused: deque[tuple[float, list[str]]] = field(default_factory=deque)  # to be asked for again, from a time on
+    to_send: deque[bytes] = field(default_factory=deque)  # frames that go out as the exchange's pace allows
     next_send_at: float = 0.0
+    ping_at: float = 0.0
     asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
     last_heard_at: float = 0.0
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
+
+    def answered(self, reply: Reply) -> list[str]:
+        """The streams that an answer is about: those of its id, those that it names, or those asked for longest."""
+        if reply.names:
+            for request, names in list(self.asked.items()):
+                self.asked[request] = [name for name in names if name not in reply.names]
+                if not self.asked[request]:
+                    del self.asked[request]
+            return list(reply.names)
+        if isinstance(reply.id, int):
+            return self.asked.pop(reply.id, [])
+        return self.asked.pop(next(iter(self.asked))) if self.asked and reply.id is None else []
 
 
 @dataclass
@@ -34,6 +51,7 @@ class Shard:
     """The streams of one connection, and the connections that carry them: `live`, and `fresh` while it takes over."""
 
     streams: dict[str, tuple[str, str]]
+    path: str = ""
     live: Link | None = None
     fresh: Link | None = None
     connecting: bool = False
@@ -129,13 +147,21 @@ class ShardPolicy:
         shard.replace_at = link.opened_at + self._reconnect_after_s * self._rng.uniform(0.95, 1.0)
 
 
-def spread(streams: list[dict[str, tuple[str, str]]], limit: int) -> list[Shard]:
-    """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limit allows."""
+def spread(streams: list[dict[str, tuple[str, str]]], limit: int, path: Callable[[str], str]) -> list[Shard]:
+    """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limit allows.
+
+    `path` says which of the exchange's addresses serves a stream: each has connections of its own.
+    """
     shards: list[Shard] = []
-    for of_symbol in streams:
-        if not shards or len(shards[-1].streams) + len(of_symbol) > limit:
-            shards.append(Shard({}))
-        shards[-1].streams.update(of_symbol)
+    for served in dict.fromkeys(path(name) for of_symbol in streams for name in of_symbol):
+        filling = Shard({}, served)
+        shards.append(filling)
+        for of_symbol in streams:
+            mine = {name: place for name, place in of_symbol.items() if path(name) == served}
+            if filling.streams and len(filling.streams) + len(mine) > limit:
+                filling = Shard({}, served)
+                shards.append(filling)
+            filling.streams.update(mine)
     return shards
 
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from . import storage
 from .adapter import FAULTS, Adapter, version
 from .disk import Disk, remove_if_there
+from .emission import Published
 from .events import GAP, Event
 from .listing import ArchiveFile, Listing
-from .normaliser import Normaliser, Published
+from .normaliser import Normaliser
 from .reader import Reader
 from .record import Record, seq_of
 from .runs import derived_snapshot

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any
 
-from .book import RangeSync
+from .book import BookRule, BookSync
 from .events import GAP, Update, topic
 
 OVERLAP_MAX = 10_000
@@ -33,7 +33,7 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "channel", "conn", "gap", "held", "id", "lags", "last",
+        "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last",
         "missing", "other", "overlaps", "part", "plain", "prefix", "seam", "ts",
     )  # fmt: skip
 
@@ -52,6 +52,7 @@ class Topic:
         self.missing: list[Missing] = []
         self.other: int | None = None  # a second connection that delivers the same, not followed
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
+        self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
 
     def follow(self, conn: int, *, lags: bool) -> None:
@@ -62,7 +63,10 @@ class Topic:
         if conn != self.other:
             self.other, self.overlaps, self.plain = conn, False, False
             self.held.clear()
-        if self.id is not None and update.last <= self.id:
+        if self.keeps_all:
+            if update.fields["type"] == "snapshot":
+                self.held.clear()
+        elif self.id is not None and update.last <= self.id:
             self.overlaps = True
             return
         if len(self.held) == OVERLAP_MAX:
@@ -74,7 +78,7 @@ class Topic:
         self.id = last
         self.seam = self.lags = False
         self.plain = self.gap is None and self.other is None and self.channel != "book"
-        while self.held and self.held[0].last <= last:
+        while self.held and self.held[0].last <= last and not self.keeps_all:
             self.held.popleft()
             self.overlaps = True
 
@@ -111,27 +115,39 @@ class Topic:
 class SymbolState:
     """Everything that `normalise` carries for one symbol."""
 
-    __slots__ = ("channels", "gaps", "is_known", "name", "sync")
+    __slots__ = ("channels", "gaps", "instrument", "is_known", "name", "sync")
 
     def __init__(
-        self, exchange: str, name: str, start: int, channels: Collection[str], *, is_known: bool = False
+        self,
+        exchange: str,
+        name: str,
+        start: int,
+        channels: Collection[str],
+        rule: BookRule,
+        *,
+        is_known: bool = False,
     ) -> None:
         self.name = name
         self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
         self.gaps = Topic(exchange, GAP, name, start)
-        self.sync = RangeSync()
+        if "book" in self.channels:
+            self.channels["book"].keeps_all = rule.snapshot == "stream"
+        self.sync = BookSync(rule)
+        self.instrument: dict[str, Any] | None = None  # what the last `instrument` event said
 
     def state(self) -> dict[str, Any]:
         """As JSON can hold it, for a checkpoint."""
         topics = {channel: topic.state() for channel, topic in self.channels.items()}
-        return {"topics": topics, "gaps": self.gaps.state(), "book": self.sync.state()}
+        rest = {"instrument": self.instrument} if self.instrument is not None else {}
+        return {"topics": topics, "gaps": self.gaps.state(), "book": self.sync.state(), **rest}
 
     @classmethod
-    def restored(cls, exchange: str, name: str, kept: dict[str, Any]) -> "SymbolState":
-        state = cls(exchange, name, 0, kept["topics"], is_known=True)
+    def restored(cls, exchange: str, name: str, kept: dict[str, Any], rule: BookRule) -> "SymbolState":
+        state = cls(exchange, name, 0, kept["topics"], rule, is_known=True)
         for channel, of_topic in kept["topics"].items():
             state.channels[channel].restore(of_topic)
         state.gaps.restore(kept["gaps"])
-        state.sync = RangeSync.restored(kept["book"])
+        state.sync = BookSync.restored(kept["book"], rule)
+        state.instrument = kept.get("instrument")
         return state

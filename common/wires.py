@@ -1,5 +1,6 @@
 """The feed's connections: made in helper threads, read, subscribed and replaced in the feed's one thread."""
 
+import contextlib
 import logging
 import queue
 import random
@@ -44,7 +45,7 @@ class Wires:
         streams = [
             adapter.streams(symbol, list(config.channels), list(config.candle_intervals)) for symbol in config.symbols
         ]
-        self._shards = spread(streams, adapter.STREAMS_PER_CONNECTION)
+        self._shards = spread(streams, adapter.STREAMS_PER_CONNECTION, adapter.path)
         self._policy = ShardPolicy(
             adapter.CONNECTS_PER_5_MIN,
             config.reconnect_after_s,
@@ -56,12 +57,12 @@ class Wires:
         self._next_conn, self._next_request = first_conn, 1
         self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
         self._now = 0.0
-        self._tls = ssl.create_default_context() if self.url().startswith("wss:") else None
+        self._tls = ssl.create_default_context() if self.url("").startswith("wss:") else None
         self.paused = False  # no new connections: there is no room for what they would bring
 
-    def url(self) -> str:
+    def url(self, path: str) -> str:
         """The exchange's WebSocket, or another host in its place that keeps the path."""
-        return replaced(self._adapter.WS_URL, self._config.ws_url) + self._adapter.WS_PATH
+        return replaced(self._adapter.WS_URL, self._config.ws_url) + path
 
     # -- the feed's turn ---------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Wires:
             if now - link.last_heard_at > self._config.idle_timeout_s:
                 self._lost(connection, shard, link, ConnectionLostError("silent"))
             elif now >= link.next_send_at:
-                self._ask_next(now, connection, shard, link)
+                self._send_next(now, connection, shard, link)
 
     def read(self, now: float, ready: list[Connection]) -> None:
         """Drain the connections that have something."""
@@ -107,6 +108,17 @@ class Wires:
             if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
                 link.to_leave[stream] = None
 
+    def renew_book(self, symbol: str) -> None:
+        """Ask for a book on the socket: by its own request, or by subscribing anew."""
+        for _, shard, link in list(self._open.values()):
+            for name, place in shard.streams.items():
+                if place == ("book", symbol) and link is shard.live and link.subscribed_at is not None:
+                    if self._adapter.BOOK.snapshot == "request":
+                        link.to_send.append(self._adapter.snapshot_frame(symbol, self._next_request))
+                        self._next_request += 1
+                    else:
+                        link.to_leave[name] = None
+
     def close_all(self, reason: str) -> None:
         for connection, shard, link in list(self._open.values()):
             self._lost(connection, shard, link, ConnectionLostError(reason, 1000))
@@ -116,14 +128,14 @@ class Wires:
     def _connect(self, shard: Shard) -> None:
         """Runs in a helper thread."""
         try:
-            made: tuple[Shard, websocket.WebSocket | None, str] = shard, self._make(), ""
+            made: tuple[Shard, websocket.WebSocket | None, str] = shard, self._make(shard.path), ""
         except (OSError, websocket.WebSocketException, ValueError) as error:
             made = shard, None, f"{type(error).__name__}: {error}"
         self._made.put(made)
         self._wake()
 
-    def _make(self) -> websocket.WebSocket:
-        return connect(self.url(), self._config.connect_timeout_s, self._tls)
+    def _make(self, path: str) -> websocket.WebSocket:
+        return connect(self.url(path), self._config.connect_timeout_s, self._tls)
 
     def _take_over(self, now: float, shard: Shard, ws: websocket.WebSocket | None, error: str) -> None:
         if ws is None:
@@ -136,8 +148,9 @@ class Wires:
             self._policy.failed(now, shard)
             return
         number, self._next_conn = self._next_conn, self._next_conn + 1
-        connection = Connection(number, ws, self.url(), self._config.max_frame_bytes)
+        connection = Connection(number, ws, self.url(shard.path), self._config.max_frame_bytes)
         link = Link(number, now, batches(list(shard.streams), self._adapter.STREAMS_PER_SUBSCRIBE), last_heard_at=now)
+        link.ping_at = now + self._adapter.PING_INTERVAL_S
         self._open[number] = (connection, shard, link)
         self._remember_open()
         self._recorder.record(self._stamp(), "open", conn=number, head={"url": connection.url})
@@ -149,6 +162,7 @@ class Wires:
     def _lost(self, connection: Connection, shard: Shard, link: Link, error: ConnectionLostError) -> None:
         self.selector.unregister(connection)
         del self._open[connection.number]
+        self._recorder.closed(connection.number)
         connection.close()
         head = {"url": connection.url, "code": error.code, "reason": error.reason}
         self._recorder.record(self._stamp(), "close", conn=connection.number, head=head)
@@ -171,26 +185,35 @@ class Wires:
 
     # -- frames ------------------------------------------------------------------------------------------------
 
-    def _ask_next(self, now: float, connection: Connection, shard: Shard, link: Link) -> None:
+    def _send_next(self, now: float, connection: Connection, shard: Shard, link: Link) -> None:
         """Send the next frame that is due, one in MESSAGE_INTERVAL_S: the exchange ends who sends too many."""
-        while link.refused and now >= link.refused[0][0]:
-            link.to_subscribe.append(link.refused.popleft()[1])
-        names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
+        if self._adapter.PING is not None and now >= link.ping_at:
+            link.ping_at = now + self._adapter.PING_INTERVAL_S
+            link.to_send.appendleft(self._adapter.PING)
+        if not link.to_send:
+            self._ask_next(now, link)
+        if not link.to_send:
+            return
         try:
-            if names:
-                self._send(connection, self._adapter.unsubscribe(names, self._next_request))
-                link.to_subscribe.append(names)
-                link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
-            elif link.to_subscribe:
-                names = link.to_subscribe.popleft()
-                self._send(connection, self._adapter.subscribe(names, self._next_request))
-                link.asked[self._next_request] = names
-            else:
-                return
+            self._send(connection, link.to_send.popleft())
         except ConnectionLostError as error:
             self._lost(connection, shard, link, error)
             return
         link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
+
+    def _ask_next(self, now: float, link: Link) -> None:
+        """What is to be left or subscribed next becomes frames to be sent."""
+        while link.refused and now >= link.refused[0][0]:
+            link.to_subscribe.append(link.refused.popleft()[1])
+        names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
+        if names:
+            link.to_send += self._adapter.unsubscribe(names, self._next_request)
+            link.to_subscribe.append(names)
+            link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
+        elif link.to_subscribe:
+            names = link.to_subscribe.popleft()
+            link.to_send += self._adapter.subscribe(names, self._next_request)
+            link.asked[self._next_request] = names
         self._next_request += 1
 
     def _send(self, connection: Connection, payload: bytes) -> None:
@@ -200,22 +223,37 @@ class Wires:
     def _take(self, link: Link, drains: list[Drain]) -> None:
         """What one drain brought: runs of text frames as they are, in one append; others one by one, in order."""
         runs: list[tuple[int, list[bytes]]] = []
+        sort = b""  # of the frames in `runs`
         for ts, frames, has_rare in drains:
-            if not has_rare:
+            if not has_rare and not sort:
                 runs.append((ts, cast("list[bytes]", frames)))
                 continue
             for frame in frames:
-                if isinstance(frame, bytes) or frame.op is None:
-                    runs.append((ts, [frame if isinstance(frame, bytes) else frame.payload]))
-                    continue
-                self._record_runs(link, runs)
-                runs = []
-                self._take_rare(link, ts, frame)
-        self._record_runs(link, runs)
+                payload, own = self._text_of(frame)
+                if payload is None or own != sort:
+                    self._record_runs(link, runs, sort)
+                    runs, sort = [], own
+                if payload is not None:
+                    runs.append((ts, [payload]))
+                elif not isinstance(frame, bytes):
+                    self._take_rare(link, ts, frame)
+        self._record_runs(link, runs, sort)
 
-    def _record_runs(self, link: Link, runs: list[tuple[int, list[bytes]]]) -> None:
+    def _text_of(self, frame: bytes | Frame) -> tuple[bytes | None, bytes]:
+        """A frame's text, and what the head of its record says of it; None where it is none."""
+        if isinstance(frame, bytes):
+            return frame, b""
+        if frame.op is None:
+            return frame.payload, b""
+        if frame.op == "binary" and self._adapter.inflate is not None:
+            with contextlib.suppress(ValueError):
+                inflated = self._adapter.inflate(frame.payload, self._config.max_frame_bytes)
+                return inflated, b',"op":"binary","encoding":"%b"' % self._adapter.ENCODING.encode()
+        return None, b""
+
+    def _record_runs(self, link: Link, runs: list[tuple[int, list[bytes]]], sort: bytes) -> None:
         if runs:
-            for message in self._recorder.runs(link.conn, runs):
+            for message in self._recorder.runs(link.conn, runs, sort):
                 self._take_message(link, message)
 
     def _take_rare(self, link: Link, ts: int, frame: Frame) -> None:
@@ -231,11 +269,14 @@ class Wires:
 
     def _take_message(self, link: Link, message: Any) -> None:
         """A frame that is no market data: an answer, an announcement, or something that is not understood."""
+        if (answer := self._adapter.answer(message)) is not None:
+            link.to_send.appendleft(answer)
+            return
         reply = self._adapter.reply(message)
         if reply is not None:
-            names = link.asked.pop(reply.id, None) if isinstance(reply.id, int) else None
+            names = link.answered(reply)
             if reply.error is not None:
-                self._refused(link, names or [], reply.error)
+                self._refused(link, names, reply.error)
             waits = link.asked or link.to_subscribe or link.refused
             if not waits and link.subscribed_at is None:
                 link.subscribed_at = self._now

@@ -14,15 +14,13 @@ import contextlib
 import gc
 import logging
 import os
-import queue
-import random
 import selectors
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import orjson
 import zmq
@@ -35,25 +33,22 @@ from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
-from common.events import Action, topic
+from common.errands import Errands
+from common.events import topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
 from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
 from common.recorder import Recorder
-from common.rest import Answer, Budget, RestClient
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
 from common.storage import read_archived
-from common.wires import Wires, replaced
+from common.wires import Wires
 
 log = logging.getLogger("feed")
 
 TICK_S = 0.05
 HOUSEKEEPING_S = 1.0
-INQUIRY_INTERVAL_S = 0.5  # between symbols that are asked for one by one: snapshots need most of the weight
-RETRY_MAX_S = 60.0
-BODY_LOGGED_BYTES = 200
 
 
 class Feed:
@@ -68,10 +63,6 @@ class Feed:
         self._disk = Disk()
         self._clock = Clock()
         self._normaliser = Normaliser(self._adapter)
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._attempts: dict[Action, int] = {}
-        self._inquiries: dict[str, list[str]] = {}  # the symbols that a path asks about, until it is answered
-        self._failed_inquiries = 0
         self._told_full = False
 
     def stop(self) -> None:
@@ -161,17 +152,17 @@ class Feed:
         self._wires = Wires(
             self._adapter, settings, self._recorder, self._stamp, self._wake, self._remember_open, first_conn
         )
-        base = replaced(self._adapter.REST_URL, settings.rest_url)
-        self._rest = RestClient(base, settings.rest_timeout_s, Budget(self._adapter.WEIGHT_PER_MIN), self._deliver)
-        self._rest.start()
-        self._inquire(symbols, 0.0)
+        self._errands = Errands(
+            self._adapter, settings, self._recorder, self._normaliser, self._wires, self._stamp, self._wake
+        )
+        self._errands.start(time.monotonic())
         self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
         self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
         self._silence = Silence(settings.silence_s, time.monotonic())
 
     def _end(self) -> None:
         """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
-        self._rest.stop()
+        self._errands.stop()
         self._wires.close_all("stopped")
         try:
             self._recorder.retry()
@@ -198,7 +189,7 @@ class Feed:
             if connections:
                 self._wires.read(now, connections)
             if self._normaliser.actions:
-                self._ask()
+                self._errands.ask(now)
             if now >= due_tick:
                 self._tick(now)
                 due_tick = now + min(TICK_S, self._settings.heartbeat_interval_s / 20)
@@ -213,8 +204,7 @@ class Feed:
                 self._keep_house(now)
 
     def _tick(self, now: float) -> None:
-        while not self._answers.empty():
-            self._take_answer(self._answers.get())
+        self._errands.tick(now)
         self._wires.tick(now)
         if self._recorder.is_behind():
             self._wait_for_room()
@@ -275,71 +265,6 @@ class Feed:
         self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
         self._wires.resubscribe(name)
 
-    # -- REST --------------------------------------------------------------------------------------------------
-
-    def _ask(self) -> None:
-        actions, self._normaliser.actions = self._normaliser.actions, []
-        for action in actions:
-            attempts = self._attempts.get(action, 0)
-            self._attempts[action] = attempts + 1
-            delay = _pause_s(attempts) if attempts else 0.0
-            self._rest.ask(action, self._adapter.request(action, self._settings.snapshot_depth), delay)
-
-    def _deliver(self, answer: Answer) -> None:
-        """Called in the REST thread."""
-        self._answers.put(answer)
-        self._wake()
-
-    def _take_answer(self, answer: Answer) -> None:
-        head: dict[str, Any] = {
-            "url": answer.request.path,
-            "status": answer.status,
-            "ts_sent": answer.ts_sent,
-            "headers": answer.headers,
-        }
-        if answer.error is not None:
-            head["error"] = answer.error
-        if answer.status != 200:
-            said = f"status {answer.status} {answer.body[:BODY_LOGGED_BYTES].decode(errors='replace')!r}"
-            log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or said)
-        channel, symbol = (answer.action.channel, answer.action.symbol) if answer.action else (None, None)
-        self._recorder.record(
-            self._stamp(),
-            "rest",
-            channel=channel,
-            symbol=symbol,
-            head=head,
-            payload=None if answer.error else answer.body,
-        )
-        if answer.action is None:
-            self._check_symbols(answer)
-        elif answer.action not in self._normaliser.actions:
-            self._attempts.pop(answer.action, None)
-
-    def _inquire(self, symbols: list[str], delay_s: float) -> None:
-        """Ask the exchange what it says about symbols."""
-        request = self._adapter.instruments_request(symbols)
-        self._inquiries[request.path] = symbols
-        self._rest.ask(None, request, delay_s)
-
-    def _check_symbols(self, answer: Answer) -> None:
-        """Say which symbols do not trade. One that is not known there has all refused that it came with."""
-        symbols, status = self._inquiries.pop(answer.request.path), answer.status
-        if status in (0, 418, 429) or status >= 500:
-            self._failed_inquiries += 1
-            self._inquire(symbols, _pause_s(self._failed_inquiries))
-            return
-        self._failed_inquiries = 0
-        if status != 200 and len(symbols) > 1:
-            for index, symbol in enumerate(symbols):
-                self._inquire([symbol], index * INQUIRY_INTERVAL_S)
-            return
-        known = self._adapter.trading_symbols(answer.body) if status == 200 else {}
-        unknown = "not known" if status in (200, 400) else f"not told of (status {status})"
-        for symbol in symbols:
-            if known.get(symbol) != "TRADING":
-                log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, unknown))
-
     # -- room --------------------------------------------------------------------------------------------------
 
     def _wait_for_room(self) -> None:
@@ -372,11 +297,6 @@ class Feed:
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_in.recv(4096)
-
-
-def _pause_s(attempts: int) -> float:
-    """How long to wait before a request that has failed so often is sent again."""
-    return min(RETRY_MAX_S, 0.25 * 2.0 ** min(attempts, 10)) * random.uniform(0.5, 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

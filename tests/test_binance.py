@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.adapter import Adapter
-from common.book import RangeSync
+from common.book import BookSync
 from common.events import Action, Reply, Snapshot, Update
 from common.exchanges import binance
 from common.normaliser import Normaliser
@@ -157,8 +157,10 @@ def test_streams_names_are_lower_case_and_say_where_they_are_filed() -> None:
 
 def test_subscribe_frames_are_the_documented_ones() -> None:
     names = ["btcusdt@aggTrade", "btcusdt@depth"]
-    assert binance.subscribe(names, 1) == b'{"method":"SUBSCRIBE","params":["btcusdt@aggTrade","btcusdt@depth"],"id":1}'
-    assert binance.unsubscribe(names[1:], 312) == b'{"method":"UNSUBSCRIBE","params":["btcusdt@depth"],"id":312}'
+    assert binance.subscribe(names, 1) == [
+        b'{"method":"SUBSCRIBE","params":["btcusdt@aggTrade","btcusdt@depth"],"id":1}'
+    ]
+    assert binance.unsubscribe(names[1:], 312) == [b'{"method":"UNSUBSCRIBE","params":["btcusdt@depth"],"id":312}']
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_a_book_begins_with_the_snapshot_and_the_deltas_that_go_on_from_it(
     snapshot: int, deltas: list[tuple[int, int]], applied: list[int]
 ) -> None:
     """exchanges.md 1.5, with the numbers of genuine recordings."""
-    sync = RangeSync()
+    sync = BookSync(binance.BOOK)
     for first, last in deltas:
         assert not sync.breaks(delta(first, last)) and not sync.delta(delta(first, last))
     following = sync.snapshot(Snapshot("X", snapshot, None, [("2", "1")], []))
@@ -253,14 +255,14 @@ def test_a_book_begins_with_the_snapshot_and_the_deltas_that_go_on_from_it(
 
 
 def test_a_snapshot_older_than_the_first_delta_is_asked_for_again() -> None:
-    sync = RangeSync()
+    sync = BookSync(binance.BOOK)
     sync.delta(delta(100, 105))
     assert sync.snapshot(Snapshot("X", 99, None, [], [])) is None and not sync.synced
     assert sync.snapshot(Snapshot("X", 100, None, [], [])) is not None
 
 
 def test_deltas_behind_the_book_are_passed_over_and_one_beyond_its_next_id_breaks_it() -> None:
-    sync = RangeSync()
+    sync = BookSync(binance.BOOK)
     sync.delta(delta(90, 105))
     sync.snapshot(Snapshot("X", 110, None, [], []))
     assert not sync.delta(delta(106, 110)) and sync.id == 110

@@ -14,7 +14,6 @@ import pytest
 
 from common import exchanges, settings
 from common.config import ArchiveConfig, Config, CurveConfig, FeedConfig, HistoryConfig, StandinConfig
-from common.events import CHANNELS
 from common.exchanges import binance
 from common.process import EXIT_CONFIG, ConfigError
 
@@ -43,9 +42,9 @@ def refusal(path: Path | None = None, options: Mapping[str, str] = SYMBOLS, **en
 
 def test_load_without_file_gives_the_defaults() -> None:
     config = load()
-    assert config == Config(None, ArchiveConfig(), {"binance": FeedConfig(symbols=("BTCUSDT",))})
+    usual = FeedConfig(symbols=("BTCUSDT",), channels=binance.CHANNELS, candle_intervals=("1m",))
+    assert config == Config(None, ArchiveConfig(), {"binance": usual})
     assert config.listen == "127.0.0.1:9000"
-    assert config.feeds["binance"].channels == CHANNELS
 
 
 def test_load_when_every_layer_sets_a_key_then_the_later_one_wins(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_load_when_an_exchange_is_unknown_then_the_nearest_is_suggested() -> Non
 
 
 def test_load_with_several_exchanges_then_each_has_its_own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchanges, "NAMES", ("binance", "okx"))
+    monkeypatch.setattr(exchanges, "_FILES", {"binance": "binance", "okx": "binance"})
     monkeypatch.setattr(exchanges, "get", lambda name: binance)
     plain = settings.load(None, ["binance", "okx"], SYMBOLS, {})
     given = settings.load(None, ["okx", "binance"], {**SYMBOLS, "--publish": "127.0.0.1:9100"}, {})
@@ -272,13 +271,16 @@ def test_example_files_have_the_values_that_are_documented() -> None:
         feeds={
             "binance": FeedConfig(
                 symbols=("BTCUSDT", "ETHUSDT"),
+                channels=binance.CHANNELS,
+                candle_intervals=("1m",),
                 events="tcp://127.0.0.1:9011",
                 ws_url="ws://127.0.0.1:9443",
                 rest_url="http://127.0.0.1:9443",
             )
         },
     )
-    assert dataclasses.replace(real, path=None) == Config(feeds={"binance": FeedConfig(symbols=("BTCUSDT", "ETHUSDT"))})
+    feed = FeedConfig(symbols=("BTCUSDT", "ETHUSDT"), channels=binance.CHANNELS, candle_intervals=("1m",))
+    assert dataclasses.replace(real, path=None) == Config(feeds={"binance": feed})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.toml")), ids=lambda path: path.name)

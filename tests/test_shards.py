@@ -40,7 +40,7 @@ def live() -> tuple[ShardPolicy, Shard, Link]:
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=200), st.integers(40, 1024))
 def test_streams_are_spread_within_the_limit_and_a_symbols_stay_together(counts: list[int], limit: int) -> None:
     wanted = [streams(f"S{place}", count) for place, count in enumerate(counts)]
-    shards = spread(wanted, limit)
+    shards = spread(wanted, limit, lambda _: "")
     assert all(len(shard.streams) <= limit for shard in shards)
     assert [name for shard in shards for name in shard.streams] == [name for each in wanted for name in each]
     for each in wanted:
@@ -52,7 +52,11 @@ def test_streams_are_spread_within_the_limit_and_a_symbols_stay_together(counts:
 
 def test_a_thousand_symbols_of_binance_need_no_more_connections_than_its_limit_asks() -> None:
     channels = ["trade", "agg_trade", "book", "quote", "ticker"]
-    shards = spread([binance.streams(f"SYM{n}USDT", channels, []) for n in range(1000)], binance.STREAMS_PER_CONNECTION)
+    shards = spread(
+        [binance.streams(f"SYM{n}USDT", channels, []) for n in range(1000)],
+        binance.STREAMS_PER_CONNECTION,
+        binance.path,
+    )
     assert len(shards) == 5 and max(len(shard.streams) for shard in shards) == 1020
 
 

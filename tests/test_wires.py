@@ -9,10 +9,10 @@ import orjson
 import pytest
 import websocket
 
+from common import exchanges
 from common.adapter import Adapter
 from common.config import FeedConfig
 from common.connection import Connection
-from common.exchanges import binance
 from common.journal import Journal
 from common.normaliser import Normaliser
 from common.record import Record, decode
@@ -41,7 +41,7 @@ class Line:
         self.servers: list[socket.socket] = []
         self.records: list[Record] = []
         self.greeting = b""
-        adapter = cast(Adapter, binance)
+        adapter = cast(Adapter, exchanges.get("binance"))
         config = FeedConfig(symbols=SYMBOLS, channels=("trade", "quote"), **settings)
         recorder = Recorder(adapter, Normaliser(adapter), cast(Journal, Memory()), self._publish, lambda message: None)
         self.wires = Wires(adapter, config, recorder, lambda: 1, lambda: None, lambda number, open_: None, 1)
@@ -51,7 +51,7 @@ class Line:
     def _publish(self, lines: bytes) -> None:
         self.records += map(decode, lines.splitlines())
 
-    def _make(self) -> websocket.WebSocket:
+    def _make(self, path: str) -> websocket.WebSocket:
         server, client = socket.socketpair()
         server.sendall(self.greeting)
         server.setblocking(False)

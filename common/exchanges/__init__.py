@@ -1,19 +1,25 @@
 """One file per exchange: what it sends and how to ask for it. Pure: no socket, clock, thread or logging."""
 
 import importlib
-from types import ModuleType
+from functools import cache
+from types import SimpleNamespace
 
-NAMES = ("binance",)
-"""The exchanges that there is an adapter for. Modules beside them (`binance_standin`) are no exchanges."""
+from ..adapter import DEFAULTS
+
+_FILES = {"binance": "binance"}
+"""Which file holds an exchange; one file may hold several, which its VARIANTS tell apart."""
 
 
 def names() -> tuple[str, ...]:
     """The exchanges that can be recorded."""
-    return NAMES
+    return tuple(_FILES)
 
 
-def get(name: str) -> ModuleType:
-    """The adapter of an exchange. Raises LookupError for a name that is not one of `names()`."""
-    if name not in NAMES:
-        raise LookupError(f"unknown exchange {name!r}: known are {', '.join(NAMES)}")
-    return importlib.import_module(f".{name}", __package__)
+@cache
+def get(name: str) -> SimpleNamespace:
+    """The Adapter of an exchange: its file's facts over what is usual. Raises LookupError for an unknown name."""
+    if name not in _FILES:
+        raise LookupError(f"unknown exchange {name!r}: known are {', '.join(_FILES)}")
+    module = importlib.import_module(f".{_FILES[name]}", __package__)
+    facts = {**DEFAULTS, **vars(module), **vars(module).get("VARIANTS", {}).get(name, {})}
+    return SimpleNamespace(**{key: value for key, value in facts.items() if not key.startswith("_")})

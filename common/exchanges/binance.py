@@ -8,13 +8,16 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
-from ..events import Action, Reply, Request, Snapshot, Update
+from ..book import BookRule
+from ..events import Action, Reply, Request, Snapshot, Update, instrument
 
 NAME = "binance"
 VERSION = 1  # of what normalise gives: raise it when the same record gives other events
 
+loads = orjson.loads  # prices and amounts come as texts
+ENCODING = ""  # nothing is compressed
+
 WS_URL = "wss://stream.binance.com:9443"
-WS_PATH = "/stream?timeUnit=MICROSECOND"
 REST_URL = "https://api.binance.com"
 
 STREAMS_PER_CONNECTION = 1024
@@ -23,7 +26,9 @@ MESSAGE_INTERVAL_S = 0.25  # 5 messages/s are allowed, pongs among them
 CONNECTS_PER_5_MIN = 300
 WEIGHT_PER_MIN = 6000
 
-DENSE = frozenset({"trade", "agg_trade"})
+CHANNELS = ("trade", "agg_trade", "book", "quote", "ticker", "candle", "instrument")
+BOOK = BookRule("rest", "range")  # web-socket-streams.md, "How to manage a local order book correctly", of 2025-11-12
+DENSE = BACKFILLS = frozenset({"trade", "agg_trade"})
 """Channels whose ids count up by one for each symbol: a hole is a loss, and can be fetched by id."""
 
 WHOLE = {"trade": "proven", "agg_trade": "proven", "book": "proven"}
@@ -34,6 +39,7 @@ but not always, else `unverifiable`. Quotes, tickers and candles have no ids of 
 CANDLE_INTERVALS = (
     "1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M",
 )  # fmt: skip
+CANDLE_DEFAULT = "1m"
 """The lengths of a candle that there are. Source: web-socket-streams.md, kline intervals."""
 
 SNAPSHOT_DEPTH_MAX = 5000
@@ -64,12 +70,16 @@ def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> di
     return names
 
 
-def subscribe(names: list[str], request_id: int) -> bytes:
-    return orjson.dumps({"method": "SUBSCRIBE", "params": names, "id": request_id})
+def path(stream: str) -> str:
+    return "/stream?timeUnit=MICROSECOND"
 
 
-def unsubscribe(names: list[str], request_id: int) -> bytes:
-    return orjson.dumps({"method": "UNSUBSCRIBE", "params": names, "id": request_id})
+def subscribe(names: list[str], request_id: int) -> list[bytes]:
+    return [orjson.dumps({"method": "SUBSCRIBE", "params": names, "id": request_id})]
+
+
+def unsubscribe(names: list[str], request_id: int) -> list[bytes]:
+    return [orjson.dumps({"method": "UNSUBSCRIBE", "params": names, "id": request_id})]
 
 
 def reply(message: object) -> Reply | None:
@@ -214,8 +224,8 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
     try:
         parts = urlsplit(url)
         query = parse_qs(parts.query)
-        symbol = query["symbol"][0]
         data = orjson.loads(body)
+        symbol = query.get("symbol", [""])[0]
         if parts.path.endswith("/depth"):
             if type(data["lastUpdateId"]) is not int:
                 return None
@@ -225,9 +235,30 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         if parts.path.endswith("/aggTrades"):
             trades = [Update("agg_trade", symbol, t["a"], t["a"], _ns(t["T"]), _agg_fields(t)) for t in data]
             return _covering(trades, int(query["fromId"][0]))
+        if parts.path.endswith("/exchangeInfo"):
+            return [found for entry in data["symbols"] if (found := _instrument(entry)) is not None]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
         return None
     return None
+
+
+def _instrument(entry: Any) -> Update | None:
+    """One entry of `exchangeInfo`; filters are found by their `filterType`, never by their place."""
+    try:
+        filters = {each["filterType"]: each for each in entry["filters"]}
+        base, quote = _text(entry["baseAsset"]), _text(entry["quoteAsset"])
+        fields = instrument(
+            f"{base}-{quote}",
+            base,
+            quote,
+            type="spot",
+            status=_text(entry["status"]).lower(),
+            tick_size=_text(filters["PRICE_FILTER"]["tickSize"]),
+            lot_size=_text(filters["LOT_SIZE"]["stepSize"]),
+        )
+        return Update("instrument", _text(entry["symbol"]), 0, 0, None, fields)
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _covering(trades: list[Update], from_id: int) -> list[Update]:

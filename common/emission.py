@@ -1,0 +1,65 @@
+"""What one record gives: its events, with their numbers, and the gaps that they open and close."""
+
+from typing import Any
+
+from .events import Event
+from .topic import Gap, SymbolState, Topic
+
+Published = tuple[bytes, Event]  # the topic with its space, and the event
+
+
+class Emission:
+    """Collects the events of the record at hand: `seq` and `ts` are its number and `ts_recv`."""
+
+    def __init__(self, exchange: str) -> None:
+        self.seq = self.ts = 0
+        self._exchange = exchange
+        self._events: list[tuple[Topic, Event]] = []
+
+    def emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
+        numbers = {"seq": self.seq, "prev": topic.last, "ts_event": ts_event, "ts_recv": self.ts}
+        event = {"exchange": self._exchange, "channel": topic.channel, "symbol": state.name, **numbers, **fields}
+        self._events.append((topic, event))
+
+    def open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> Gap:
+        """Open a gap; where one is open already, tell what more is known of it."""
+        topic.gap, topic.plain = topic.gap or Gap(self.seq, reason, topic.ts), False
+        self.tell_gap(state, topic, topic.gap, "open", ids)
+        return topic.gap
+
+    def close_gap(self, state: SymbolState, topic: Topic) -> None:
+        gap, topic.gap = topic.gap, None
+        if gap is not None:
+            self.tell_gap(state, topic, gap, "closed")
+
+    def tell_gap(
+        self, state: SymbolState, topic: Topic, gap: Gap, status: str, ids: dict[str, Any] | None = None
+    ) -> None:
+        fields: dict[str, Any] = {"gap": gap.id, "state": status, "reason": gap.reason, "channels": [topic.channel]}
+        fields |= ids or {}
+        fields |= {"ts_from": gap.ts_from, "ts_to": None if status == "open" else self.ts}
+        self.emit(state, state.gaps, None, fields)
+
+    def forget(self) -> None:
+        self._events = []
+
+    def finish(self) -> list[Published]:
+        """Number the parts of the record's events, topic by topic, in the topics' order: live as in any slice."""
+        events = self._events
+        if not events:
+            return []
+        self._events = []
+        if len(events) > 1:
+            events.sort(key=lambda item: item[0].prefix)
+        counts: dict[bytes, int] = {}
+        for topic, event in events:
+            event["part"] = counts.get(topic.prefix, 0)
+            counts[topic.prefix] = event["part"] + 1
+        for topic, event in events:
+            of = counts[topic.prefix]
+            if of == 1:
+                del event["part"]
+            else:
+                event["of"] = of
+            topic.last, topic.part, topic.ts = self.seq, of - 1, self.ts
+        return [(topic.prefix, event) for topic, event in events]

@@ -1,0 +1,150 @@
+"""What the feed asks an exchange for beside its streams: snapshots, missed trades, polls, instruments; and the answers.
+
+Requests run in the thread of `RestClient`; everything else is the feed's one thread. Each answer is a record.
+"""
+
+import logging
+import queue
+import random
+from collections.abc import Callable
+from typing import Any
+
+from .adapter import Adapter
+from .config import FeedConfig
+from .events import Action
+from .normaliser import Normaliser
+from .recorder import Recorder
+from .rest import Answer, Budget, RestClient
+from .schedule import Heartbeats
+from .wires import Wires, replaced
+
+log = logging.getLogger("feed")
+
+INQUIRY_INTERVAL_S = 0.5  # between symbols that are asked for one by one: snapshots need most of the weight
+INSTRUMENTS_INTERVAL_S = 3600.0
+RETRY_MAX_S = 60.0
+FORGET_S = 120.0  # a book that was asked for so long ago, and came, begins its back-off anew
+BODY_LOGGED_BYTES = 200
+
+
+class Errands:
+    def __init__(
+        self,
+        adapter: Adapter,
+        config: FeedConfig,
+        recorder: Recorder,
+        normaliser: Normaliser,
+        wires: Wires,
+        stamp: Callable[[], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self._adapter, self._config, self._exchange = adapter, config, adapter.NAME
+        self._recorder, self._normaliser, self._wires = recorder, normaliser, wires
+        self._stamp, self._wake = stamp, wake
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._attempts: dict[Action, int] = {}
+        self._inquiries: dict[str, list[str]] = {}  # the symbols that a path asks about, until it is answered
+        self._failed_inquiries = 0
+        self._renewals: dict[str, tuple[float, int]] = {}  # books asked for on the socket: when next, how often so far
+        self._inquire_at = 0.0
+        self._polls: dict[str, Heartbeats] = {}
+        base = replaced(adapter.REST_URL, config.rest_url)
+        self._rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), self._deliver)
+
+    def start(self, now: float) -> None:
+        symbols = list(self._config.symbols)
+        self._polls = {
+            channel: Heartbeats(symbols, interval, now)
+            for channel, interval in self._adapter.POLLS.items()
+            if channel in self._config.channels
+        }
+        self._rest.start()
+
+    def stop(self) -> None:
+        self._rest.stop()
+
+    def ask(self, now: float) -> None:
+        """Begin what the normaliser wants done."""
+        actions, self._normaliser.actions = self._normaliser.actions, []
+        for action in actions:
+            if action.kind == "snapshot" and self._adapter.BOOK.snapshot != "rest":
+                at, times = self._renewals.get(action.symbol, (0.0, 0))
+                times = times + 1 if now < at + FORGET_S else 0
+                self._renewals[action.symbol] = (now + (_pause_s(times) if times else 0.0), times)
+                continue
+            attempts = self._attempts.get(action, 0)
+            self._attempts[action] = attempts + 1
+            delay = _pause_s(attempts) if attempts else 0.0
+            self._rest.ask(action, self._adapter.request(action, self._config.snapshot_depth), delay)
+
+    def tick(self, now: float) -> None:
+        """Take the answers that came, and begin what is due."""
+        while not self._answers.empty():
+            self._take(self._answers.get())
+        for symbol, (at, times) in self._renewals.items():
+            state = self._normaliser.symbols.get(symbol)
+            if at <= now and state is not None and state.sync.asked:
+                self._wires.renew_book(symbol)
+                self._renewals[symbol] = (now + self._config.rest_timeout_s + _pause_s(times), times + 1)
+        for channel, poll in self._polls.items():
+            for polled in poll.due(now):
+                if polled is not None:
+                    action = Action("poll", channel, polled)
+                    self._rest.ask(action, self._adapter.request(action, 0))
+        if now >= self._inquire_at:
+            self._inquire_at = now + INSTRUMENTS_INTERVAL_S
+            self._inquire(list(self._config.symbols), 0.0)
+
+    def _deliver(self, answer: Answer) -> None:
+        """Called in the REST thread."""
+        self._answers.put(answer)
+        self._wake()
+
+    def _take(self, answer: Answer) -> None:
+        head: dict[str, Any] = {
+            "url": answer.request.path,
+            "status": answer.status,
+            "ts_sent": answer.ts_sent,
+            "headers": answer.headers,
+        }
+        if answer.error is not None:
+            head["error"] = answer.error
+        if answer.status != 200:
+            said = f"status {answer.status} {answer.body[:BODY_LOGGED_BYTES].decode(errors='replace')!r}"
+            log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or said)
+        channel, symbol = (answer.action.channel, answer.action.symbol) if answer.action else (None, None)
+        payload = None if answer.error else answer.body
+        self._recorder.record(self._stamp(), "rest", channel=channel, symbol=symbol, head=head, payload=payload)
+        if answer.action is None:
+            self._check_symbols(answer)
+        elif answer.action not in self._normaliser.actions:
+            self._attempts.pop(answer.action, None)
+
+    def _inquire(self, symbols: list[str], delay_s: float) -> None:
+        """Ask the exchange what it says about symbols."""
+        request = self._adapter.instruments_request(symbols)
+        self._inquiries[request.path] = symbols
+        self._rest.ask(None, request, delay_s)
+
+    def _check_symbols(self, answer: Answer) -> None:
+        """Say which symbols do not trade. One that is not known there has all refused that it came with."""
+        symbols, status = self._inquiries.pop(answer.request.path, []), answer.status
+        if status in (0, 418, 429) or status >= 500:
+            self._failed_inquiries += 1
+            self._inquire(symbols, _pause_s(self._failed_inquiries))
+            return
+        self._failed_inquiries = 0
+        if status != 200 and len(symbols) > 1:
+            for index, symbol in enumerate(symbols):
+                self._inquire([symbol], index * INQUIRY_INTERVAL_S)
+            return
+        known = self._adapter.trading_symbols(answer.body) if status == 200 else {}
+        unknown = "not known" if status in (200, 400) else f"not told of (status {status})"
+        for symbol in symbols:
+            if known.get(symbol) != "TRADING":
+                log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, unknown))
+
+
+def _pause_s(attempts: int) -> float:
+    """How long to wait before a request that has failed so often is sent again."""
+    return min(RETRY_MAX_S, 0.25 * 2.0 ** min(attempts, 10)) * random.uniform(0.5, 1.0)

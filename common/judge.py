@@ -1,0 +1,159 @@
+"""Judging what arrives against what its topic knows: it goes on, was there already, lies beyond a hole, breaks a book.
+
+One step below `normaliser`: an update or an answer and the state of its symbol in, events and wishes out.
+"""
+
+from typing import Any
+
+from .adapter import Adapter
+from .emission import Emission
+from .events import Action, Snapshot, Update
+from .topic import Gap, Missing, SymbolState, Topic
+
+_MISSING_MAX = 100  # outstanding backfills of a topic
+_RESET_BELOW = 10_000  # an id so far below the last one is no repetition: the exchange counts anew
+
+
+class Judge:
+    """`actions` are what is to be fetched, where somebody can."""
+
+    def __init__(self, adapter: Adapter, out: Emission) -> None:
+        self.actions: list[Action] = []
+        self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
+
+    def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
+        """An update of the followed connection, with everything that may be out of the ordinary."""
+        if update.channel == "book":
+            self._take_delta(state, topic, update)
+            return
+        if update.channel in self._dense:
+            if topic.id is not None and not self._goes_on(state, topic, update):
+                return
+        elif topic.lags and topic.id is not None and update.last <= topic.id:
+            return
+        if topic.gap is not None:
+            self._out.close_gap(state, topic)
+        topic.reached(update.last)
+        self._out.emit(state, topic, update.ts_event, update.fields)
+
+    def _goes_on(self, state: SymbolState, topic: Topic, update: Update) -> bool:
+        """Judge an id against the last one: repeated (drop it), beyond a hole (say so), or counted anew."""
+        last = topic.id or 0
+        if update.first == last + 1:
+            return True
+        if update.last <= last:
+            if update.last == last or (topic.seam and update.last > last - _RESET_BELOW):
+                return False
+            if topic.gap is None:
+                self._out.open_gap(state, topic, "ids ran back")
+            return True
+        if update.first <= last:
+            return True  # a sum of trades that begins before the last one: nothing is missing
+        ids = {"first_id": str(last + 1), "last_id": str(update.first - 1)}
+        gap = self._out.open_gap(state, topic, "sequence", ids)
+        if topic.channel not in self._adapter.BACKFILLS:
+            return True  # it ends with this event
+        topic.gap = None
+        topic.missing.append(Missing(gap.id, last + 1, update.first - 1, gap.reason, gap.ts_from))
+        del topic.missing[:-_MISSING_MAX]
+        if len(topic.missing) == 1:  # the others' turn comes with the answer
+            self.actions.append(Action("backfill", topic.channel, state.name, last + 1))
+        return True
+
+    def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
+        """A delta, or a snapshot that comes on the stream."""
+        sync = state.sync
+        begins = update.fields["type"] == "snapshot"
+        if begins:
+            sync.begin(update)
+        elif sync.breaks(update):
+            last = sync.id or 0
+            ids = {"first_id": str(last + 1), "last_id": str(update.first - 1)} if update.first > last + 1 else None
+            self.lose_book(state, topic, "sequence", ids)
+        if begins or sync.delta(update):
+            if not sync.agrees(update.fields):
+                self.lose_book(state, topic, "checksum")
+            else:
+                topic.reached(update.last)
+                if topic.gap is not None:
+                    self._out.close_gap(state, topic)
+                self._out.emit(state, topic, update.ts_event, update.fields)
+        if not sync.synced and not sync.asked:
+            self.ask_snapshot(state)
+
+    def ask_snapshot(self, state: SymbolState) -> None:
+        state.sync.asked = True
+        self.actions.append(Action("snapshot", "book", state.name))
+
+    def lose_book(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> None:
+        self._out.open_gap(state, topic, reason, ids)
+        state.sync.lose()
+
+    def go_over(self, state: SymbolState, topic: Topic, conn: int) -> None:
+        """Follow another connection, first with what it has delivered beyond the last id.
+
+        Where ids cannot prove that nothing lies between the two, the seam is a gap, opened and closed at once.
+        """
+        held = list(topic.held) if topic.other == conn else []
+        proven = (topic.overlaps and topic.other == conn) or topic.channel in self._dense or topic.channel == "book"
+        idle = topic.id is None
+        topic.drop_other()
+        topic.follow(conn, lags=True)
+        state.sync.stream_last = 0 if topic.channel == "book" else state.sync.stream_last
+        if topic.keeps_all:
+            self._begin_anew(state, topic, held)
+            return
+        if not proven and not idle and topic.gap is None:
+            self._out.open_gap(state, topic, "unverifiable")
+            self._out.close_gap(state, topic)
+        for update in held:
+            self.take(state, topic, update)
+
+    def _begin_anew(self, state: SymbolState, topic: Topic, held: list[Update]) -> None:
+        """A book whose snapshots come on the stream goes on with the one that the new connection has brought."""
+        if not held or held[0].fields["type"] != "snapshot":
+            self.lose_book(state, topic, "unverifiable")
+            self.ask_snapshot(state)
+            return
+        for update in held:
+            self._take_delta(state, topic, update)
+
+    def take_snapshot(self, state: SymbolState, topic: Topic, snapshot: Snapshot | None) -> None:
+        sync = state.sync
+        if sync.synced:
+            return
+        following = sync.snapshot(snapshot) if snapshot is not None else None
+        if snapshot is None or following is None:
+            sync.asked = bool(sync.held)
+            if sync.held:
+                self.actions.append(Action("snapshot", "book", state.name))
+            return
+        fields = {"type": "snapshot", "bids": snapshot.bids, "asks": snapshot.asks, "last_id": str(snapshot.last)}
+        topic.reached(snapshot.last)
+        if topic.gap is not None:
+            self._out.close_gap(state, topic)
+        self._out.emit(state, topic, snapshot.ts_event, fields)
+        for delta in following:
+            topic.reached(delta.last)
+            self._out.emit(state, topic, delta.ts_event, delta.fields)
+
+    def take_missed(self, state: SymbolState, topic: Topic, trades: list[Update]) -> None:
+        """Trades of the first outstanding hole. Ids that the exchange itself leaves out are passed over."""
+        miss = topic.missing[0]
+        if trades and trades[0].first > miss.next:
+            trades = []  # the answer to another question: it proves nothing about this hole
+        reached = False
+        for trade in trades:
+            if trade.last < miss.next:
+                continue
+            if trade.last > miss.last:
+                reached = True
+                break
+            self._out.emit(state, topic, trade.ts_event, {**trade.fields, "late": True, "gap": miss.gap})
+            miss.next = trade.last + 1
+        if reached or miss.next > miss.last:
+            topic.missing.pop(0)
+            if all(other.gap != miss.gap for other in topic.missing):  # one record may show several holes
+                self._out.tell_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "backfilled")
+        if topic.missing:
+            self.actions.append(Action("backfill", topic.channel, state.name, topic.missing[0].next))
