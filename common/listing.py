@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import attrgetter
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ SETTLED_NS = 2 * 10**9
 """What changed so long ago cannot change again with the same time of change: file systems count it in ticks."""
 
 _BLOCKS = b',"blocks":'
+_BY_NUMBER = attrgetter("seq")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ def _sealed_blocks(disk: Disk, manifest: Path, offset: int, size: int) -> tuple[
 
 @dataclass
 class _Month:
-    """What is known of one month of one symbol."""
+    """What is known of one month of one symbol. `sealed` is another object whenever it is read anew."""
 
+    path: Path
+    manifest: Path
     names_stamp: Any = None
     names: list[str] = field(default_factory=list)
     manifest_stamp: Any = None
@@ -67,42 +71,72 @@ class _Month:
     holes: list[tuple[int, int]] = field(default_factory=list)
 
 
+@dataclass
+class _Symbol:
+    """What is known of one symbol: its months, and their sealed files in order as long as no month was read anew."""
+
+    names: list[str] = field(default_factory=list)
+    months: list[_Month] = field(default_factory=list)
+    parts: list[dict[str, ArchiveFile]] = field(default_factory=list)
+    sealed: list[ArchiveFile] = field(default_factory=list)
+
+
 class Listing:
     """The files of one exchange's directory. Not for several threads."""
 
     def __init__(self, disk: Disk, directory: Path) -> None:
         self._disk, self._directory = disk, directory
-        self._months: dict[Path, _Month] = {}
+        self._symbols: dict[str, _Symbol] = {}
         self._open: dict[Path, OpenIndex] = {}
 
     def files(self, symbol: str | None) -> list[ArchiveFile]:
-        """A symbol's files (None: those of no symbol) by their numbers. A file is sealed from its manifest line on."""
-        directory = self._directory / (NO_SYMBOL if symbol is None else encode_symbol(symbol))
-        found = [file for path in month_dirs(self._disk, directory) for file in self._month_files(path)]
-        return sorted(found, key=attrgetter("seq"))
+        """A symbol's files (None: those of no symbol) by their numbers. A file is sealed from its manifest line on.
 
-    def _month_files(self, path: Path) -> list[ArchiveFile]:
-        month = self._months.setdefault(path, _Month())
+        The list is kept for the next call: it is not to be changed.
+        """
+        known = self._symbol(NO_SYMBOL if symbol is None else encode_symbol(symbol))
+        being_written = sorted((file for month in known.months for file in self._look(month)), key=_BY_NUMBER)
+        parts = [month.sealed for month in known.months]
+        if len(parts) != len(known.parts) or not all(map(is_, parts, known.parts)):
+            known.sealed = sorted(chain.from_iterable(part.values() for part in parts), key=_BY_NUMBER)
+            known.parts = parts
+        if not being_written:
+            return known.sealed
+        found = known.sealed + being_written
+        return (
+            found if not known.sealed or known.sealed[-1].seq < being_written[0].seq else sorted(found, key=_BY_NUMBER)
+        )
+
+    def _symbol(self, name: str) -> _Symbol:
+        known = self._symbols.setdefault(name, _Symbol())
+        directory = self._directory / name
+        if (names := self._disk.names(directory)) != known.names:
+            before = {month.path: month for month in known.months}
+            paths = month_dirs(self._disk, directory)
+            known.months = [before.get(path) or _Month(path, path / MANIFEST) for path in paths]
+            known.names = names
+        return known
+
+    def _look(self, month: _Month) -> list[ArchiveFile]:
+        """See what changed in a month; its files that are being written."""
         while True:
-            names = self._open_names(path, month)
-            self._read_manifest(path, month)  # after the names: what is gone from them stands here
+            names = self._open_names(month)
+            self._read_manifest(month)  # after the names: what is gone from them stands here
             try:
-                being_written = [self._open_file(path / name) for name in names if self._stem(name) not in month.sealed]
+                waiting = [month.path / name for name in names if name.removesuffix(OPEN) not in month.sealed]
+                return [file for path in waiting if (file := self._open_file(path)) is not None]
             except FileNotFoundError:  # sealed between the manifest and now
                 month.names_stamp = month.manifest_stamp = None
-                continue
-            return [*month.sealed.values(), *filter(None, being_written)]
 
     def holes(self) -> list[tuple[int, int]]:
         """The ranges of numbers that the manifests name as lost, sorted."""
-        found = []
-        for path in month_dirs(self._disk, self._directory / NO_SYMBOL):
-            month = self._months.setdefault(path, _Month())
-            self._read_manifest(path, month)
-            found += month.holes
-        return sorted(found)
+        months = self._symbol(NO_SYMBOL).months
+        for month in months:
+            self._read_manifest(month)
+        return sorted(hole for month in months for hole in month.holes)
 
-    def _open_names(self, path: Path, month: _Month) -> list[str]:
+    def _open_names(self, month: _Month) -> list[str]:
+        path = month.path
         stamp = self._stamp(path)
         if stamp is None or stamp != month.names_stamp:
             month.names = [name for name in self._disk.names(path) if name.endswith(OPEN)]
@@ -111,29 +145,29 @@ class Listing:
                 del self._open[known]
         return month.names
 
-    def _read_manifest(self, path: Path, month: _Month) -> None:
+    def _read_manifest(self, month: _Month) -> None:
         try:
-            stamp = self._stamp(path / MANIFEST)
+            stamp = self._stamp(month.manifest)
             if stamp is not None and stamp == month.manifest_stamp:
                 return
-            data = self._disk.read(path / MANIFEST)
+            data = self._disk.read(month.manifest)
         except FileNotFoundError:
             return
         month.sealed, month.holes, month.manifest_stamp = {}, [], stamp
         offset = 0
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            self._take_line(path, month, line, offset)
+            self._take_line(month, line, offset)
             offset += len(line)
 
-    def _take_line(self, path: Path, month: _Month, line: bytes, offset: int) -> None:
+    def _take_line(self, month: _Month, line: bytes, offset: int) -> None:
         try:
             cut = line.find(_BLOCKS)
             head = orjson.loads(line[:cut] + _BLOCKS + b"[]}" if cut > 0 else line)
             if is_sealed_line(head):
                 seq, ts_recv = tuple(head["seq"]), tuple(head["ts_recv"])
-                place = self._disk, path / MANIFEST, offset, len(line)
+                place = self._disk, month.manifest, offset, len(line)
                 del head["blocks"]
-                month.sealed[head["name"]] = ArchiveFile(path / head["file"], seq, ts_recv, head, place)
+                month.sealed[head["name"]] = ArchiveFile(month.path / head["file"], seq, ts_recv, head, place)
             elif "hole" in head:
                 month.holes.append((head["hole"][0], head["hole"][1]))
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
@@ -148,10 +182,6 @@ class Listing:
             return None
         ts_recv = min(block["ts_recv"][0] for block in blocks), max(block["ts_recv"][1] for block in blocks)
         return ArchiveFile(path, (blocks[0]["seq"][0], blocks[-1]["seq"][1]), ts_recv, None, (), blocks)
-
-    @staticmethod
-    def _stem(name: str) -> str:
-        return name.removesuffix(OPEN)
 
     def _stamp(self, path: Path) -> tuple[int, int] | None:
         """What tells whether something changed; None where that cannot be told yet. Raises FileNotFoundError."""
