@@ -10,6 +10,7 @@ import orjson
 
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, instrument
+from ..fields import levels, text
 
 NAME = "binance"
 VERSION = 1  # of what normalise gives: raise it when the same record gives other events
@@ -131,8 +132,8 @@ def _agg_fields(data: dict[str, Any]) -> dict[str, Any]:
         raise TypeError
     return {
         "id": str(agg_id),
-        "price": _text(data["p"]),
-        "amount": _text(data["q"]),
+        "price": text(data["p"]),
+        "amount": text(data["q"]),
         "side": _side(data["m"]),
         "first_id": str(first),
         "last_id": str(last),
@@ -143,7 +144,7 @@ def _book(data: dict[str, Any]) -> Update:
     first, last, symbol = data["U"], data["u"], data["s"]
     if type(first) is not int or type(last) is not int or type(symbol) is not str:
         raise TypeError
-    bids, asks = _levels(data["b"]), _levels(data["a"])
+    bids, asks = levels(data["b"]), levels(data["a"])
     fields = {"type": "delta", "bids": bids, "asks": asks, "first_id": str(first), "last_id": str(last)}
     return Update("book", symbol, first, last, _ns(data["E"]), fields)
 
@@ -163,7 +164,7 @@ def _quote(data: dict[str, Any]) -> Update:
 def _ticker(data: dict[str, Any]) -> Update:
     names = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l"), ("volume", "v"), ("quote_volume", "q"))
     time = _ns(data["E"])
-    return Update("ticker", _text(data["s"]), time, time, time, {name: _text(data[key]) for name, key in names})
+    return Update("ticker", text(data["s"]), time, time, time, {name: text(data[key]) for name, key in names})
 
 
 def _candle(data: dict[str, Any]) -> Update:
@@ -171,19 +172,19 @@ def _candle(data: dict[str, Any]) -> Update:
     if type(candle["n"]) is not int or type(candle["x"]) is not bool:
         raise TypeError
     fields: dict[str, Any] = {
-        "interval": _text(candle["i"]),
+        "interval": text(candle["i"]),
         "open_ts": _ns(candle["t"]),
         "close_ts": _ns(candle["T"]),
-        "open": _text(candle["o"]),
-        "high": _text(candle["h"]),
-        "low": _text(candle["l"]),
-        "close": _text(candle["c"]),
-        "volume": _text(candle["v"]),
-        "quote_volume": _text(candle["q"]),
+        "open": text(candle["o"]),
+        "high": text(candle["h"]),
+        "low": text(candle["l"]),
+        "close": text(candle["c"]),
+        "volume": text(candle["v"]),
+        "quote_volume": text(candle["q"]),
         "trades": candle["n"],
         "closed": candle["x"],
     }
-    return Update("candle", _text(data["s"]), time, time, time, fields)
+    return Update("candle", text(data["s"]), time, time, time, fields)
 
 
 _READERS = {
@@ -229,7 +230,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         if parts.path.endswith("/depth"):
             if type(data["lastUpdateId"]) is not int:
                 return None
-            return Snapshot(symbol, data["lastUpdateId"], None, _levels(data["bids"]), _levels(data["asks"]))
+            return Snapshot(symbol, data["lastUpdateId"], None, levels(data["bids"]), levels(data["asks"]))
         if parts.path.endswith("/historicalTrades"):
             return _covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
@@ -246,17 +247,17 @@ def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`; filters are found by their `filterType`, never by their place."""
     try:
         filters = {each["filterType"]: each for each in entry["filters"]}
-        base, quote = _text(entry["baseAsset"]), _text(entry["quoteAsset"])
+        base, quote = text(entry["baseAsset"]), text(entry["quoteAsset"])
         fields = instrument(
             f"{base}-{quote}",
             base,
             quote,
             type="spot",
-            status=_text(entry["status"]).lower(),
-            tick_size=_text(filters["PRICE_FILTER"]["tickSize"]),
-            lot_size=_text(filters["LOT_SIZE"]["stepSize"]),
+            status=text(entry["status"]).lower(),
+            tick_size=text(filters["PRICE_FILTER"]["tickSize"]),
+            lot_size=text(filters["LOT_SIZE"]["stepSize"]),
         )
-        return Update("instrument", _text(entry["symbol"]), 0, 0, None, fields)
+        return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
     except (KeyError, TypeError, AttributeError):
         return None
 
@@ -273,8 +274,8 @@ def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:
         raise TypeError
     fields = {
         "id": str(trade_id),
-        "price": _text(trade["price"]),
-        "amount": _text(trade["qty"]),
+        "price": text(trade["price"]),
+        "amount": text(trade["qty"]),
         "side": _side(trade["isBuyerMaker"]),
     }
     return Update("trade", symbol, trade_id, trade_id, _ns(trade["time"]), fields)
@@ -297,19 +298,3 @@ def _ns(time: Any) -> int:
         if 0 <= time <= _MILLISECONDS_MAX:
             return time * 1_000_000
     raise TypeError
-
-
-def _text(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError
-    return value
-
-
-def _levels(levels: Any) -> list[Any]:
-    if type(levels) is not list:
-        raise TypeError
-    for level in levels:
-        price, amount = level
-        if type(price) is not str or type(amount) is not str or type(level) is not list:
-            raise TypeError
-    return levels

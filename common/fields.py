@@ -1,0 +1,100 @@
+"""Reading an exchange's fields: times to ns, digits kept, levels checked.
+
+What is not as it should be raises TypeError or ValueError, which an exchange's `parse` turns into None: the record is
+kept, and gives no event.
+"""
+
+import json
+from calendar import timegm
+from typing import Any
+
+NS_PER_MS = 1_000_000
+NS_PER_US = 1_000
+_TIME_MAX = 9_223_372_036_854_775_807
+
+
+def loads_exact(payload: bytes) -> Any:
+    """JSON whose fractions are texts with the digits as sent (1.50, 9.2E-7); integers are exact at any length."""
+    return json.loads(payload, parse_float=str)
+
+
+def text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def digits(value: object) -> str:
+    """A price or an amount as it was sent, as a text or as a JSON number read by `loads_exact`."""
+    if type(value) is str:
+        if not value:
+            raise ValueError
+        return value
+    if type(value) is int:
+        return str(value)
+    raise TypeError
+
+
+def whole(value: object) -> int:
+    """An integer, as a number or as a text of digits."""
+    if type(value) is int:
+        return value
+    if type(value) is str and value.removeprefix("-").isdecimal() and value.isascii():
+        return int(value)
+    raise TypeError
+
+
+def ns_of_ms(value: object) -> int:
+    """ns of milliseconds, as a number or a text."""
+    return _ns(whole(value) * NS_PER_MS)
+
+
+def ns_of_us(value: object) -> int:
+    return _ns(whole(value) * NS_PER_US)
+
+
+def ns_of_iso(value: object) -> int:
+    """ns of RFC 3339 in UTC, with any number of decimals: 2023-10-06T17:35:55.440295Z."""
+    stamp = text(value)
+    if len(stamp) < 20 or stamp[10] != "T" or stamp[-1] != "Z":
+        raise ValueError
+    seconds = timegm((
+        int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10]), int(stamp[11:13]), int(stamp[14:16]), int(stamp[17:19]),
+    ))  # fmt: skip
+    fraction = stamp[20:-1]
+    if fraction and not (stamp[19] == "." and fraction.isdecimal() and len(fraction) <= 9):
+        raise ValueError
+    return _ns(seconds * 10**9 + int(fraction.ljust(9, "0") or 0))
+
+
+def _ns(ns: int) -> int:
+    if not 0 <= ns <= _TIME_MAX:
+        raise ValueError
+    return ns
+
+
+def levels(value: object) -> list[Any]:
+    """Levels [[price, amount], …] of texts, checked, as they are."""
+    if type(value) is not list:
+        raise TypeError
+    for level in value:
+        price, amount = level
+        if type(price) is not str or type(amount) is not str or type(level) is not list:
+            raise TypeError
+    return value
+
+
+def pairs(value: object) -> list[list[str]]:
+    """Levels that carry more than price and amount, or carry them as numbers: [[price, amount], …] of texts."""
+    if type(value) is not list:
+        raise TypeError
+    return [[digits(level[0]), digits(level[1])] for level in value]
+
+
+def side(value: object, *, buy: object, sell: object) -> str:
+    """The taker's side, by what the exchange says for a buyer and for a seller."""
+    if type(value) is type(buy) and value == buy:
+        return "buy"
+    if type(value) is type(sell) and value == sell:
+        return "sell"
+    raise TypeError
