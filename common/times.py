@@ -3,8 +3,11 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import index
+from typing import SupportsIndex
 
 _RELATIVE = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_BEYOND_MICROSECONDS = re.compile(r"(?<=[.,]\d{6})\d+")  # of a second: datetime drops them in silence
 _UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9, "w": 604_800 * 10**9}
 
 
@@ -15,17 +18,19 @@ def parse_time(value: object, now_ns: int) -> int:
     """
     if isinstance(value, datetime):
         return _datetime_ns(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        return index(value)  # NumPy's integers too
     if isinstance(value, str):
         if value == "now":
             return now_ns
         if match := _RELATIVE.fullmatch(value):
             return now_ns - int(float(match[1]) * _UNITS_NS[match[2]])
-        if value.isdigit():
+        if value.isascii() and value.isdigit():
             return int(value)
         try:
-            return _datetime_ns(datetime.fromisoformat(value))
+            beyond = _BEYOND_MICROSECONDS.search(value)
+            nanoseconds = 0 if beyond is None else int(beyond[0][:3].ljust(3, "0"))
+            return _datetime_ns(datetime.fromisoformat(_BEYOND_MICROSECONDS.sub("", value))) + nanoseconds
         except ValueError:
             pass
     raise ValueError(f"not a time: {value!r}: give ns since the epoch, ISO 8601 (2024-08-08T23:50) or -2h, -10m, now")
@@ -57,7 +62,8 @@ def _datetime_ns(time: datetime) -> int:
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     whole = time.replace(microsecond=0)
-    return int(whole.timestamp()) * 10**9 + time.microsecond * 1000
+    nanosecond: int = getattr(time, "nanosecond", 0)  # of pandas' Timestamp
+    return int(whole.timestamp()) * 10**9 + time.microsecond * 1000 + nanosecond
 
 
 def iso(time_ns: int) -> str:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from common.times import parse_time
+from common.times import iso, parse_time
 
 NOW = 1_723_161_253_937_085_768
 
@@ -21,6 +21,9 @@ NOW = 1_723_161_253_937_085_768
         ("2024-08-08", 1_723_075_200 * 10**9),
         ("2024-08-08T23:50", 1_723_161_000 * 10**9),
         ("2024-08-08T23:50:00.000001Z", 1_723_161_000 * 10**9 + 1000),
+        ("2024-08-08T23:50:00.000000001Z", 1_723_161_000 * 10**9 + 1),
+        ("2024-08-09T01:50:00.1234567+02:00", 1_723_161_000 * 10**9 + 123_456_700),
+        (iso(NOW), NOW),
         ("2024-08-09T01:50+02:00", 1_723_161_000 * 10**9),
         (datetime(2024, 8, 8, 23, 50), 1_723_161_000 * 10**9),
         (datetime(2024, 8, 8, 23, 50, 0, 999_999, UTC), 1_723_161_000 * 10**9 + 999_999_000),
@@ -31,7 +34,13 @@ def test_a_time_is_read_exactly(written: object, ns: int) -> None:
     assert parse_time(written, NOW) == ns
 
 
-@pytest.mark.parametrize("written", ["", "yesterday", "2h", "-2y", "2024-13-01", None, True, 1.5, [], "1e9"])
+@pytest.mark.parametrize("written", ["", "yesterday", "2h", "-2y", "2024-13-01", None, True, 1.5, [], "1e9", "²"])
 def test_what_is_no_time_is_refused_with_the_ways_to_write_one(written: object) -> None:
     with pytest.raises(ValueError, match="ns since the epoch, ISO 8601"):
         parse_time(written, NOW)
+
+
+def test_times_of_data_frames_are_read_to_the_nanosecond() -> None:
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    assert parse_time(numpy.int64(NOW), 0) == NOW
+    assert parse_time(pandas.Timestamp(NOW, tz="UTC"), 0) == NOW
