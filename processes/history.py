@@ -46,6 +46,8 @@ HELD_POLL_MS = 2  # while somebody's turn waits for bytes to be taken
 MESSAGES_A_TURN = 100
 FRAME_BYTES_MAX = 4 * REQUEST_BYTES_MAX
 """Who sends a longer frame is disconnected before it is in memory; a request that is too large below it is told so."""
+REQUESTS_AHEAD = 16
+"""Requests of one client that zeromq holds before its connection has to wait."""
 REPLIES_MAX = 1_000
 """Replies that one client may leave unread; what comes then is dropped, and it asks again."""
 TRACKED_BYTES = 1024
@@ -124,7 +126,7 @@ class History:
         front = self._router(context, stack)
         front.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         front.set(zmq.SNDHWM, REPLIES_MAX)
-        front.set(zmq.RCVHWM, REPLIES_MAX)
+        front.set(zmq.RCVHWM, REQUESTS_AHEAD)
         gate.secure(front, endpoint)
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
@@ -179,6 +181,8 @@ class History:
         job = Job(client, envelope, rest[0] if rest else b"")
         if len(rest) != 1:
             self._refuse(job, "malformed", f"{len(rest)} frames: send one, a JSON object")
+        elif len(job.frame) > REQUEST_BYTES_MAX:  # it must not take memory while it waits
+            self._refuse(job, "too_large", f"{len(job.frame)} bytes: send at most {REQUEST_BYTES_MAX}, ask in parts")
         elif not self._turns.add(client, job):
             self._refuse(job, "busy", "too many requests are waiting: ask again in a moment")
         return True

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,22 @@ def test_history_when_bytes_are_no_zeromq_or_without_end_then_nobody_else_notice
             assert time.monotonic() - began < 5
             assert not huge.poll(300), "who sends so much is disconnected"
     assert server.memory_mib() < before + 60
+
+
+def test_history_when_requests_are_too_large_then_they_take_no_memory_while_others_wait(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    before, most = server.memory_mib(), 0
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect(zmq.DEALER)) for _ in range(8)]
+        for _ in range(50):
+            for client in clients:
+                with suppress(zmq.Again):
+                    client.send_multipart([b"", b" " * 900_000], zmq.NOBLOCK, copy=False)
+            most = max(most, rss_mib(server.process.pid))
+            time.sleep(0.005)
+    assert most < before + 200
 
 
 def test_history_when_a_client_never_reads_or_dies_then_others_are_served_and_memory_is_bounded(
