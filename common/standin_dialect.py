@@ -1,0 +1,36 @@
+"""What an exchange's `exchanges/FILE_standin.py` holds: the exchange as it speaks, without its market. Pure.
+
+`standin_recorded.py` serves a recording through it.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class RefusedError(Exception):
+    """The exchange would end the connection here, with this close code and reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+
+class Session(Protocol):
+    """One connection: what it has subscribed to, and what the server says on it by itself."""
+
+    streams: dict[str, None]  # a set that keeps the order of subscribing; names as the adapter's `streams` gives them
+
+    def __init__(self, path: str) -> None: ...
+    def answer(self, frame: bytes) -> list[bytes]: ...  # to one frame of the client; raises RefusedError
+    def beat(self, now_ms: int) -> list[bytes]: ...  # once a second
+    def greeting(self) -> list[bytes]: ...  # on connect
+
+
+class Dialect(Protocol):
+    """A module of `exchanges/`. It holds a `Session` beside these."""
+
+    MESSAGES_PER_S: float  # frames of a client, pings among them; more ends the connection
+
+    def stream_of(self, payload: bytes) -> str | None: ...  # of a recorded frame, inflated; None: it is not sent on
+    def pack(self, payload: bytes) -> bytes | None: ...  # a binary frame's payload; None: it goes out as text
+    def rest(self, path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]: ...
