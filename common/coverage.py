@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -118,8 +119,8 @@ class Coverage:
     ) -> Iterator[Stretch]:
         """A symbol's past, file by file, then what no sealed file covers. With `split`, spans end at gaps."""
         files, at = self._reader.files(symbol), 0
-        for file, following in zip(files, [*files[1:], None], strict=True):
-            if file.manifest is None or following is None:
+        for file, following in pairwise(files):
+            if file.manifest is None:
                 break
             last = following.first - 1
             if last > complete:
