@@ -9,6 +9,7 @@ nothing, and never raises: what goes wrong is a header with an `error`, never so
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +19,13 @@ from . import exchanges as adapters
 from . import requests
 from .adapter import Adapter, version
 from .bulk import Bulk, Part
+from .catalogue import instruments
 from .codec import CodecError, MissingPackageError
 from .coverage import Coverage
 from .disk import Disk
 from .errors import ArchivistError
 from .events import body
+from .naming import may_be_name
 from .pages import Header, Pages
 from .reader import Reader
 from .record import RecordError
@@ -109,7 +112,7 @@ class Answers:
             return self._status(), []
         exchange = self._exchange(request.exchange)
         complete = exchange.reader.complete()  # before the files
-        header, payload = self._answer_of(exchange, request, complete)
+        header, payload = self._answer_of(exchange, _spelled(exchange, request, complete), complete)
         return {"complete_to": complete, **header}, payload
 
     def _answer_of(self, exchange: Exchange, request: Request, complete: int) -> Answer:
@@ -117,7 +120,8 @@ class Answers:
             return {"symbols": exchange.reader.symbols()}, []
         if isinstance(request, requests.Instruments):
             _check_symbols(exchange, request.symbols or ())
-            return {"instruments": []}, []  # until feeds record them
+            of = exchange.reader, exchange.adapter, request.symbols, request.at, complete
+            return {"instruments": instruments(*of)}, []
         if isinstance(request, requests.Book):
             _check_symbols(exchange, (request.symbol,))
             return _book(exchange, request, complete)
@@ -186,6 +190,19 @@ def failed(frame: bytes, code: str, message: str) -> list[bytes]:
 
 def _failed(request_id: Any, op: Any, code: str, message: str) -> tuple[bytes, Payload]:
     return orjson.dumps({"id": request_id, "op": op, "error": {"code": code, "message": message}}), []
+
+
+def _spelled(exchange: Exchange, request: Any, complete: int) -> Any:
+    """The request with the exchange's own symbols where it has unified names."""
+    is_one = isinstance(request, requests.Book)
+    named = (request.symbol,) if is_one else getattr(request, "symbols", None) or ()
+    known = frozenset(exchange.reader.symbols()) if named else frozenset()
+    if all(symbol in known or not may_be_name(symbol) for symbol in named):
+        return request
+    told = instruments(exchange.reader, exchange.adapter, None, None, complete)
+    own = {each["name"]: each["symbol"] for each in told}
+    spelled = tuple(symbol if symbol in known else own.get(symbol, symbol) for symbol in named)
+    return replace(request, symbol=spelled[0]) if is_one else replace(request, symbols=spelled)
 
 
 def _check_symbols(exchange: Exchange, symbols: tuple[str, ...]) -> None:

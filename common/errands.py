@@ -6,12 +6,14 @@ Requests run in the thread of `RestClient`; everything else is the feed's one th
 import logging
 import queue
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
 from .adapter import Adapter
 from .config import FeedConfig
 from .events import Action
+from .naming import is_own, resolve
 from .normaliser import Normaliser
 from .recorder import Recorder
 from .rest import Answer, Budget, RestClient
@@ -25,6 +27,26 @@ INSTRUMENTS_INTERVAL_S = 3600.0
 RETRY_MAX_S = 60.0
 FORGET_S = 120.0  # a book that was asked for so long ago, and came, begins its back-off anew
 BODY_LOGGED_BYTES = 200
+
+
+def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) -> tuple[str, ...]:
+    """The symbols that the configuration means: where it has names or patterns, the exchange is asked until it answers.
+
+    Raises LookupError where one means none, or several.
+    """
+    if all(is_own(adapter, symbol) for symbol in config.symbols):
+        return config.symbols
+    base = replaced(adapter.REST_URL, config.rest_url)
+    rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), lambda _: None)
+    attempts = 0
+    while goes_on():
+        answer = rest.ask_now(adapter.instruments_request([]))
+        if answer.status == 200:
+            return tuple(resolve(adapter, config.symbols, answer.body))
+        attempts += 1
+        log.warning("%s instruments: %s: trying again", adapter.NAME, answer.error or f"status {answer.status}")
+        time.sleep(min(_pause_s(attempts), 5.0))
+    return ()
 
 
 class Errands:

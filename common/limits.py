@@ -12,6 +12,7 @@ from . import curve, exchanges
 from .adapter import Adapter
 from .config import CODECS
 from .events import CHANNELS
+from .naming import may_be_name
 
 ZERO_ALLOWED = {"port", "rotate_min_bytes", "overlap_s", "flush_interval_s"}
 """Numbers that may be 0; all others are above."""
@@ -47,8 +48,9 @@ def checked(key: str, value: object, kind: Any) -> object:
 def _check_with(adapter: Adapter, name: str, value: Any) -> None:
     """What the exchange itself says about a value."""
     if name == "symbols":
-        for error in filter(None, map(adapter.symbol_error, value)):
-            raise ValueError(error)
+        for symbol in value:
+            if (error := adapter.symbol_error(symbol)) is not None and not may_be_name(symbol):
+                raise ValueError(error)
     if name == "channels":
         for channel in value:
             if channel not in adapter.CHANNELS:

@@ -92,6 +92,10 @@ class RestClient:
         self._count += 1
         self._queue.put((time.monotonic() + delay_s, self._count, action, request))
 
+    def ask_now(self, request: Request) -> Answer:
+        """Ask in the caller's thread, before `start`."""
+        return self._ask(None, request)
+
     def _run(self) -> None:
         self._serve()
         if self._pool is not None:

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -33,7 +34,7 @@ from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
-from common.errands import Errands
+from common.errands import Errands, resolved
 from common.events import topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
@@ -77,6 +78,8 @@ class Feed:
             stack.callback(self._wake_out.close)
             self._wake_in.setblocking(False)
             self._bind(stack)
+            if not self._name_symbols():
+                return
             self._begin(directory)
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
@@ -96,6 +99,15 @@ class Feed:
         self._records = self._publisher(context, records, self._settings.records_high_water)
         stack.callback(self._records.close)
         self._records_topic = topic(self._exchange, "records", None)
+
+    def _name_symbols(self) -> bool:
+        """Find out which symbols are meant; False where it is stopped before it knows."""
+        try:
+            symbols = resolved(self._adapter, self._settings, lambda: not self._stopping and not self._parent.is_gone())
+        except LookupError as error:
+            raise ConfigError(f"{self._exchange}: {error.args[0]}") from None
+        self._settings = replace(self._settings, symbols=symbols)
+        return bool(symbols)
 
     def _publisher(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, high_water: int) -> zmq.Socket[bytes]:
         publisher = context.socket(zmq.PUB)

@@ -57,9 +57,9 @@ def symbol_error(symbol: str) -> str | None:
 
     Symbols are in capitals, without anything between the two assets. They need not be ASCII: there is 币安人生USDT.
     """
-    if symbol and not any(char.isspace() or char == "/" or "a" <= char <= "z" for char in symbol):
+    if symbol and not any(char.isspace() or char in "/-*?" or "a" <= char <= "z" for char in symbol):
         return None
-    meant = "".join(symbol.upper().replace("/", " ").split())
+    meant = "".join(symbol.upper().translate(dict.fromkeys(map(ord, "/-*?"), " ")).split())
     return f"{symbol!r} is not a symbol of Binance" + (f": did you mean {meant}?" if meant else "")
 
 
@@ -208,14 +208,16 @@ def request(action: Action, depth: int) -> Request:
 
 
 def instruments_request(symbols: list[str]) -> Request:
-    chosen = orjson.dumps(symbols).decode()
-    return Request(f"/api/v3/exchangeInfo?{urlencode({'symbols': chosen})}", 20, {})
+    """About some symbols; none named: about all."""
+    chosen = f"?{urlencode({'symbols': orjson.dumps(symbols).decode()})}" if symbols else ""
+    return Request(f"/api/v3/exchangeInfo{chosen}", 20, {})
 
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
     try:
-        return {entry["symbol"]: entry["status"] for entry in orjson.loads(body)["symbols"]}
+        entries = [entry for entry in orjson.loads(body)["symbols"] if isinstance(entry, dict)]
+        return {entry["symbol"]: entry["status"] for entry in entries if "symbol" in entry and "status" in entry}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return {}
 

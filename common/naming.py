@@ -1,0 +1,54 @@
+"""Names that mean symbols: unified ones (BTC-USDT, BTC-USDT-PERP), and patterns of them (*-USDT-PERP)."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from .adapter import FAULTS, Adapter
+from .events import Update
+
+_UNIFIED = re.compile(r"[A-Z0-9*?]+(-[A-Z0-9*?.]+)+|\*")
+
+
+def is_own(adapter: Adapter, symbol: str) -> bool:
+    """Whether a text is a symbol as the exchange spells it; else it may be a unified name, or a pattern of some."""
+    return adapter.symbol_error(symbol) is None
+
+
+def may_be_name(text: str) -> bool:
+    """Whether a text may be a unified name (BTC-USDT-PERP) or a pattern of some (*-USDT-PERP)."""
+    return _UNIFIED.fullmatch(text) is not None
+
+
+def resolve(adapter: Adapter, wanted: Sequence[str], body: bytes) -> list[str]:
+    """The exchange's own symbols that own names, unified names and patterns mean, by its list of instruments.
+
+    Raises LookupError with a sentence where one means none, or several.
+    """
+    found = adapter.parse_rest(adapter.instruments_request([]).path, body)
+    names = _names(found if isinstance(found, list) else [])
+    trading = {symbol for symbol, status in adapter.trading_symbols(body).items() if status == "TRADING"}
+    symbols: dict[str, None] = {}
+    for text in wanted:
+        if is_own(adapter, text):
+            symbols[text] = None
+            continue
+        meant = sorted(symbol for name, each in names.items() if fnmatchcase(name, text) for symbol in each)
+        if "*" in text or "?" in text:
+            meant = [symbol for symbol in meant if symbol in trading]
+        elif len(meant) > 1:
+            raise LookupError(f"{text} means {' and '.join(meant)}: name one of them")
+        if not meant:
+            raise LookupError(f"{text} means no instrument of {adapter.NAME}")
+        symbols |= dict.fromkeys(meant)
+    return list(symbols)
+
+
+def _names(updates: Iterable[Update]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for update in updates:
+        try:
+            names.setdefault(update.fields["name"], []).append(update.symbol)
+        except FAULTS:
+            continue
+    return names

@@ -1,0 +1,89 @@
+"""Names that mean symbols: unified ones and patterns, where a symbol is configured and where one is asked for."""
+
+from collections.abc import Callable
+from typing import cast
+
+import orjson
+import pytest
+
+from common import exchanges
+from common.adapter import Adapter
+from common.client import Client
+from common.naming import may_be_name, resolve
+from tests.pipeline import Pipeline, until
+
+ADAPTER = cast(Adapter, exchanges.get("binance"))
+
+
+def entry(symbol: str, base: str, quote: str, status: str = "TRADING") -> dict[str, object]:
+    filters = [{"filterType": "LOT_SIZE", "stepSize": "0.1"}, {"filterType": "PRICE_FILTER", "tickSize": "0.01"}]
+    return {"symbol": symbol, "status": status, "baseAsset": base, "quoteAsset": quote, "filters": filters}
+
+
+BODY = orjson.dumps({
+    "symbols": [
+        entry("BTCUSDT", "BTC", "USDT"),
+        entry("ETHUSDT", "ETH", "USDT"),
+        entry("OLDUSDT", "OLD", "USDT", "BREAK"),
+        entry("ETHBTC", "ETH", "BTC"),
+        entry("ONE", "A", "B"),
+        entry("TWO", "A", "B"),
+        {"symbol": "BROKEN"},
+        None,
+    ]
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wanted", "symbols"),
+    [
+        (["BTC-USDT"], ["BTCUSDT"]),
+        (["ETHBTC", "BTC-USDT", "BTCUSDT"], ["ETHBTC", "BTCUSDT"]),
+        (["*-USDT"], ["BTCUSDT", "ETHUSDT"]),  # what does not trade is not meant by a pattern
+        (["OLD-USDT"], ["OLDUSDT"]),
+        (["ETH-*", "*-BTC"], ["ETHBTC", "ETHUSDT"]),
+        (["NEVERHEARD"], ["NEVERHEARD"]),
+    ],
+)
+def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[str]) -> None:
+    assert resolve(ADAPTER, wanted, BODY) == symbols
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("A-B", "A-B means ONE and TWO: name one of them"),
+        ("XYZ-USDT", "XYZ-USDT means no instrument of binance"),
+        ("*-EUR", r"\*-EUR means no instrument of binance"),
+    ],
+)
+def test_a_name_of_nothing_or_of_several_is_refused(wanted: str, sentence: str) -> None:
+    with pytest.raises(LookupError, match=sentence):
+        resolve(ADAPTER, [wanted], BODY)
+
+
+def test_what_may_be_a_name() -> None:
+    assert all(map(may_be_name, ("BTC-USDT", "BTC-USD-20261225-60000-C", "*-USDT-PERP", "*")))
+    assert not any(map(may_be_name, ("BTCUSDT", "btc-usdt", "BTC/USDT", "../x", "BTC-", "")))
+
+
+def test_a_pipeline_of_patterns_records_what_they_mean_and_is_asked_by_unified_names(
+    make: Callable[..., Pipeline],
+) -> None:
+    pipeline = make("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "100", "--seed", "5", symbols="*-USDT")
+    pipeline.start()
+    pipeline.start("history")
+    with Client(pipeline.server) as client:
+        until(lambda: len(client.symbols("binance")) == 2 and client.instruments("binance"), "instruments are known")
+        known = {each["symbol"]: each for each in client.instruments("binance")}
+        assert known["ETHUSDT"]["name"] == "ETH-USDT" and known["ETHUSDT"]["type"] == "spot"
+        until(lambda: len(list(client.slice("binance", "ETH-USDT", "trade"))) > 10, "trades are archived")
+        assert {event["symbol"] for event in client.slice("binance", "ETH-USDT", "trade")} == {"ETHUSDT"}
+        (told,) = client.slice("binance", "BTC-USDT", "instrument").events()
+        assert told["tick_size"] == known["BTCUSDT"]["tick_size"] and told["channel"] == "instrument"
+
+
+def test_a_feed_whose_names_mean_nothing_exits_with_one_line(make: Callable[..., Pipeline]) -> None:
+    pipeline = make("--synthetic", "--symbols", "BTCUSDT", symbols="*-EUR")
+    pipeline.start("feed")
+    until(lambda: b"*-EUR means no instrument of binance" in pipeline.log.read_bytes(), "it is told")
