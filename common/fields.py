@@ -6,6 +6,7 @@ kept, and gives no event.
 
 import json
 from calendar import timegm
+from functools import lru_cache
 from typing import Any
 
 NS_PER_MS = 1_000_000
@@ -13,9 +14,12 @@ NS_PER_US = 1_000
 _TIME_MAX = 9_223_372_036_854_775_807
 
 
+_decode_exact = json.JSONDecoder(parse_float=str).decode
+
+
 def loads_exact(payload: bytes) -> Any:
     """JSON whose fractions are texts with the digits as sent (1.50, 9.2E-7); integers are exact at any length."""
-    return json.loads(payload, parse_float=str)
+    return _decode_exact(payload.decode())
 
 
 def text(value: object) -> str:
@@ -58,13 +62,18 @@ def ns_of_iso(value: object) -> int:
     stamp = text(value)
     if len(stamp) < 20 or stamp[10] != "T" or stamp[-1] != "Z":
         raise ValueError
-    seconds = timegm((
-        int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10]), int(stamp[11:13]), int(stamp[14:16]), int(stamp[17:19]),
-    ))  # fmt: skip
+    seconds = _seconds_of_iso(stamp[:19])
     fraction = stamp[20:-1]
     if fraction and not (stamp[19] == "." and fraction.isdecimal() and len(fraction) <= 9):
         raise ValueError
     return _ns(seconds * 10**9 + int(fraction.ljust(9, "0") or 0))
+
+
+@lru_cache(64)  # events come in the order of their times: most are of the second of the one before
+def _seconds_of_iso(stamp: str) -> int:
+    return timegm((
+        int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10]), int(stamp[11:13]), int(stamp[14:16]), int(stamp[17:19]),
+    ))  # fmt: skip
 
 
 def _ns(ns: int) -> int:
