@@ -31,10 +31,12 @@ class Judge:
                 return
         elif topic.lags and topic.id is not None and update.last <= topic.id:
             return
+        if not update.fields:
+            return  # nothing new is said
         if topic.gap is not None:
             self._out.close_gap(state, topic)
         topic.reached(update.last)
-        self._out.emit(state, topic, update.ts_event, update.fields)
+        self._out.emit(state, topic, update.ts_event, topic.merge(update.fields))
 
     def _goes_on(self, state: SymbolState, topic: Topic, update: Update) -> bool:
         """Judge an id against the last one: repeated (drop it), beyond a hole (say so), or counted anew."""
@@ -99,7 +101,8 @@ class Judge:
         idle = topic.id is None
         topic.drop_other()
         topic.follow(conn, lags=True)
-        state.sync.stream_last = 0 if topic.channel == "book" else state.sync.stream_last
+        if topic.channel == "book":
+            state.sync.rejoin()
         if topic.keeps_all:
             self._begin_anew(state, topic, held)
             return

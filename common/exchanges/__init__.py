@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from ..adapter import DEFAULTS
 
-_FILES = {"binance": "binance"}
+_FILES = {"binance": "binance", "binance-usdm": "binance_futures", "binance-coinm": "binance_futures"}
 """Which file holds an exchange; one file may hold several, which its VARIANTS tell apart."""
 
 

@@ -115,18 +115,18 @@ def _trade(data: dict[str, Any]) -> Update:
     trade_id, price, amount, symbol, time = data["t"], data["p"], data["q"], data["s"], data["T"]
     if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
         raise TypeError
-    fields = {"id": str(trade_id), "price": price, "amount": amount, "side": _side(data["m"])}
-    return _update(Update, ("trade", symbol, trade_id, trade_id, _ns(time), fields))
+    fields = {"id": str(trade_id), "price": price, "amount": amount, "side": taker_side(data["m"])}
+    return _update(Update, ("trade", symbol, trade_id, trade_id, ns(time), fields))
 
 
-def _agg_trade(data: dict[str, Any]) -> Update:
-    symbol, fields = data["s"], _agg_fields(data)
+def agg_trade(data: dict[str, Any]) -> Update:
+    symbol, fields = data["s"], agg_fields(data)
     if type(symbol) is not str:
         raise TypeError
-    return Update("agg_trade", symbol, data["a"], data["a"], _ns(data["T"]), fields)
+    return Update("agg_trade", symbol, data["a"], data["a"], ns(data["T"]), fields)
 
 
-def _agg_fields(data: dict[str, Any]) -> dict[str, Any]:
+def agg_fields(data: dict[str, Any]) -> dict[str, Any]:
     agg_id, first, last = data["a"], data["f"], data["l"]
     if type(agg_id) is not int or type(first) is not int or type(last) is not int:
         raise TypeError
@@ -134,7 +134,7 @@ def _agg_fields(data: dict[str, Any]) -> dict[str, Any]:
         "id": str(agg_id),
         "price": text(data["p"]),
         "amount": text(data["q"]),
-        "side": _side(data["m"]),
+        "side": taker_side(data["m"]),
         "first_id": str(first),
         "last_id": str(last),
     }
@@ -146,7 +146,7 @@ def _book(data: dict[str, Any]) -> Update:
         raise TypeError
     bids, asks = levels(data["b"]), levels(data["a"])
     fields = {"type": "delta", "bids": bids, "asks": asks, "first_id": str(first), "last_id": str(last)}
-    return Update("book", symbol, first, last, _ns(data["E"]), fields)
+    return Update("book", symbol, first, last, ns(data["E"]), fields)
 
 
 def _quote(data: dict[str, Any]) -> Update:
@@ -161,20 +161,20 @@ def _quote(data: dict[str, Any]) -> Update:
     return _update(Update, ("quote", symbol, update_id, update_id, None, fields))
 
 
-def _ticker(data: dict[str, Any]) -> Update:
+def ticker(data: dict[str, Any]) -> Update:
     names = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l"), ("volume", "v"), ("quote_volume", "q"))
-    time = _ns(data["E"])
+    time = ns(data["E"])
     return Update("ticker", text(data["s"]), time, time, time, {name: text(data[key]) for name, key in names})
 
 
-def _candle(data: dict[str, Any]) -> Update:
-    candle, time = data["k"], _ns(data["E"])
+def candle(data: dict[str, Any]) -> Update:
+    candle, time = data["k"], ns(data["E"])
     if type(candle["n"]) is not int or type(candle["x"]) is not bool:
         raise TypeError
     fields: dict[str, Any] = {
         "interval": text(candle["i"]),
-        "open_ts": _ns(candle["t"]),
-        "close_ts": _ns(candle["T"]),
+        "open_ts": ns(candle["t"]),
+        "close_ts": ns(candle["T"]),
         "open": text(candle["o"]),
         "high": text(candle["h"]),
         "low": text(candle["l"]),
@@ -189,10 +189,10 @@ def _candle(data: dict[str, Any]) -> Update:
 
 _READERS = {
     "trade": _trade,
-    "aggTrade": _agg_trade,
+    "aggTrade": agg_trade,
     "depthUpdate": _book,
-    "24hrTicker": _ticker,
-    "kline": _candle,
+    "24hrTicker": ticker,
+    "kline": candle,
     "bookTicker": _quote,
 }
 
@@ -236,7 +236,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         if parts.path.endswith("/historicalTrades"):
             return _covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
-            trades = [Update("agg_trade", symbol, t["a"], t["a"], _ns(t["T"]), _agg_fields(t)) for t in data]
+            trades = [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
             return _covering(trades, int(query["fromId"][0]))
         if parts.path.endswith("/exchangeInfo"):
             return [found for entry in data["symbols"] if (found := _instrument(entry)) is not None]
@@ -278,12 +278,12 @@ def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:
         "id": str(trade_id),
         "price": text(trade["price"]),
         "amount": text(trade["qty"]),
-        "side": _side(trade["isBuyerMaker"]),
+        "side": taker_side(trade["isBuyerMaker"]),
     }
-    return Update("trade", symbol, trade_id, trade_id, _ns(trade["time"]), fields)
+    return Update("trade", symbol, trade_id, trade_id, ns(trade["time"]), fields)
 
 
-def _side(buyer_is_maker: object) -> str:
+def taker_side(buyer_is_maker: object) -> str:
     """The taker's side: if the buyer was the maker, the taker sold."""
     if buyer_is_maker is True:
         return "sell"
@@ -292,7 +292,7 @@ def _side(buyer_is_maker: object) -> str:
     raise TypeError
 
 
-def _ns(time: Any) -> int:
+def ns(time: Any) -> int:
     """ns from ms or, as the connection asked for, µs."""
     if type(time) is int:
         if _MILLISECONDS_MAX < time <= _MICROSECONDS_MAX:

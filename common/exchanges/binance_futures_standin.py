@@ -1,0 +1,85 @@
+"""Binance futures as they speak: which address serves which stream, subscriptions, answers over REST. Pure.
+
+USD-M streams are split over /public/stream and /market/stream; /stream serves the public ones only. What is asked for
+at the wrong one is agreed to, and silent. COIN-M's are served everywhere. Frames are combined ones: /ws is not spoken.
+"""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+from ..standin_dialect import RefusedError
+from . import binance_standin
+from .binance_futures import route
+
+MESSAGES_PER_S = 10.0
+POLICY_VIOLATION = 1008
+
+_COIN = re.compile(r"[^@]+usd_(perp|\d{6})@")
+_UNKNOWN_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
+_UNKNOWN_PATH = b'{"code":-5000,"msg":"Path is invalid"}'
+
+
+def stream_of(payload: bytes) -> str | None:
+    """The stream of a combined frame. One recorded at another pace stands for the one that we subscribe."""
+    stream = binance_standin.stream_of(payload)
+    return stream.replace("@depth@0ms", "@depth@100ms") if stream else None
+
+
+class Session:
+    """One connection. `streams` holds what it gets, not what it only believes to get."""
+
+    def __init__(self, path: str) -> None:
+        parts = urlsplit(path)
+        self._route = parts.path.strip("/").rpartition("/")[0] or "public"
+        names = "/".join(parse_qs(parts.query).get("streams", [])).split("/")
+        self._asked = binance_standin.Session(binance_standin.Path(True, [name for name in names if name], False))
+        self.streams: dict[str, None] = {}
+        self._serve()
+
+    def answer(self, frame: bytes) -> list[bytes]:
+        try:
+            answer = self._asked.answer(frame)
+        except binance_standin.TooManyStreamsError:
+            raise RefusedError(POLICY_VIOLATION, "Too many streams") from None
+        self._serve()
+        return [answer]
+
+    def beat(self, now_ms: int) -> list[bytes]:
+        return []  # its pings are the WebSocket's own
+
+    def greeting(self) -> list[bytes]:
+        return []
+
+    def _serve(self) -> None:
+        self.streams = {name: None for name in self._asked.streams if _COIN.match(name) or route(name) == self._route}
+
+
+def pack(payload: bytes) -> bytes | None:
+    return None  # all is text
+
+
+def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]:
+    """What was recorded for this path and symbol, however much was asked for; nothing else is known."""
+    symbol = query.get("symbol", "")
+    for url, body in recorded.items():
+        parts = urlsplit(url)
+        if parts.path == path and parse_qs(parts.query).get("symbol", [symbol]) == [symbol]:
+            return 200, _from(body, query) if path.endswith("/aggTrades") else body
+        if path.endswith("/depth") and f"-{symbol.lower()}-" in url:
+            return 200, body  # of a recording that does not tell what was asked for: its name does
+    if path.endswith("/aggTrades"):
+        return 200, b"[]"
+    if path.endswith("/exchangeInfo"):
+        return 200, b'{"symbols":[]}'
+    return (400, _UNKNOWN_SYMBOL) if path.endswith(("/depth", "/openInterest")) else (404, _UNKNOWN_PATH)
+
+
+def _from(body: bytes, query: dict[str, str]) -> bytes:
+    """Recorded aggregates from the id on that was asked for."""
+    first = query.get("fromId", "")
+    if not first.isdecimal():
+        return body
+    return orjson.dumps([trade for trade in orjson.loads(body) if trade["a"] >= int(first)])
