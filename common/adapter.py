@@ -39,6 +39,7 @@ class Adapter(Protocol):
 
     PING: bytes | None  # the text frame that keeps a connection alive, every PING_INTERVAL_S
     PING_INTERVAL_S: float
+    MERGED: Mapping[str, tuple[str, ...]]  # channels out of one stream whose frames name only fields that have changed
     POLLS: dict[str, float]  # channels that are asked for over REST, and how often in seconds
 
     loads: Callable[[bytes], Any]  # how its payloads are decoded: numbers may need their digits
@@ -90,6 +91,7 @@ DEFAULTS: dict[str, Any] = {
     "SNAPSHOT_DEPTH_MAX": 5000,
     "PING": None,
     "PING_INTERVAL_S": 20.0,
+    "MERGED": {},
     "POLLS": {},
     "loads": orjson.loads,
     "path": lambda _stream: "",

@@ -35,6 +35,8 @@ class Emission:
     def tell_gap(
         self, state: SymbolState, topic: Topic, gap: Gap, status: str, ids: dict[str, Any] | None = None
     ) -> None:
+        if status == "open":
+            topic.forget_merged()
         fields: dict[str, Any] = {"gap": gap.id, "state": status, "reason": gap.reason, "channels": [topic.channel]}
         fields |= ids or {}
         fields |= {"ts_from": gap.ts_from, "ts_to": None if status == "open" else self.ts}

@@ -1,7 +1,7 @@
 """What `normalise` remembers from record to record: of one topic (a channel of a symbol), and of a symbol."""
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .book import BookRule, BookSync
@@ -34,7 +34,7 @@ class Topic:
 
     __slots__ = (
         "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last",
-        "missing", "other", "overlaps", "part", "plain", "prefix", "seam", "ts",
+        "merged", "missing", "other", "overlaps", "part", "plain", "prefix", "seam", "ts",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -54,6 +54,7 @@ class Topic:
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
         self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
+        self.merged: dict[str, Any] | None = None  # the last fields, of a channel whose frames name what has changed
 
     def follow(self, conn: int, *, lags: bool) -> None:
         self.conn, self.seam, self.lags, self.plain = conn, True, lags, False
@@ -77,10 +78,22 @@ class Topic:
         """The followed connection has come to an id: what the other holds up to there is known."""
         self.id = last
         self.seam = self.lags = False
-        self.plain = self.gap is None and self.other is None and self.channel != "book"
+        self.plain = self.gap is None and self.other is None and self.channel != "book" and self.merged is None
         while self.held and self.held[0].last <= last and not self.keeps_all:
             self.held.popleft()
             self.overlaps = True
+
+    def merge(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """All fields as they are now, by what a frame says of some."""
+        if self.merged is None:
+            return fields
+        self.merged |= fields
+        return self.merged.copy()
+
+    def forget_merged(self) -> None:
+        """Something is missing: what was not told anew is not known."""
+        if self.merged is not None:
+            self.merged = dict.fromkeys(self.merged)
 
     def drop_other(self) -> None:
         self.other, self.overlaps = None, False
@@ -88,6 +101,7 @@ class Topic:
 
     def state(self) -> dict[str, Any]:
         gap = self.gap
+        merged = {"merged": self.merged} if self.merged is not None else {}
         return {
             "last": self.last,
             "part": self.part,
@@ -101,12 +115,13 @@ class Topic:
             "other": self.other,
             "held": [list(update) for update in self.held],
             "overlaps": self.overlaps,
+            **merged,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.last, self.part, self.ts, self.id = state["last"], state["part"], state["ts"], state["id"]
         self.conn, self.seam, self.lags, self.other = state["conn"], state["seam"], state["lags"], state["other"]
-        self.overlaps = state["overlaps"]
+        self.overlaps, self.merged = state["overlaps"], state.get("merged")
         self.gap = None if state["gap"] is None else Gap(*state["gap"])
         self.missing = [Missing(*miss) for miss in state["missing"]]
         self.held.extend(Update(*update) for update in state["held"])
@@ -124,12 +139,16 @@ class SymbolState:
         start: int,
         channels: Collection[str],
         rule: BookRule,
+        merged: Mapping[str, tuple[str, ...]] | None = None,
         *,
         is_known: bool = False,
     ) -> None:
         self.name = name
         self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
+        for channel, fields in (merged or {}).items():
+            if channel in self.channels:
+                self.channels[channel].merged = dict.fromkeys(fields)
         self.gaps = Topic(exchange, GAP, name, start)
         if "book" in self.channels:
             self.channels["book"].keeps_all = rule.snapshot == "stream"
