@@ -37,7 +37,7 @@ def write_journal(storage: Path, count: int) -> int:
     journal = Journal(Disk(), storage / ".journal" / "binance", "binance", boot_id=boot_id())
     opened = journal.open(time.time_ns() // 1000, Archived())
     recorder = Recorder(binance, Normaliser(binance), journal, lambda lines: None, lambda message: None)
-    recorder.file_under("trade", "BTCUSDT")
+    recorder.file_under({("trade", "BTCUSDT")})
     record_start(recorder, binance, time.time_ns(), opened, {"symbols": ["BTCUSDT"], "channels": ["trade"]}, {})
     for start in range(0, count, 1000):
         batch = [frame[4 if frame[1] == 126 else 2 :] for frame in trades(1000)]

@@ -68,18 +68,22 @@ class Errands:
         self._inquiries: dict[str, list[str]] = {}  # the symbols that a path asks about, until it is answered
         self._failed_inquiries = 0
         self._renewals: dict[str, tuple[float, int]] = {}  # books asked for on the socket: when next, how often so far
+        self._symbols: list[str] = []
         self._inquire_at = 0.0
         self._polls: dict[str, Heartbeats] = {}
         base = replaced(adapter.REST_URL, config.rest_url)
         self._rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), self._deliver)
 
-    def start(self, now: float) -> None:
-        symbols = list(self._config.symbols)
+    def begin(self, now: float, symbols: list[str]) -> None:
+        """Look after these symbols from now on."""
+        self._symbols, self._inquire_at = symbols, now
         self._polls = {
             channel: Heartbeats(symbols, interval, now)
             for channel, interval in self._adapter.POLLS.items()
             if channel in self._config.channels
         }
+
+    def start(self) -> None:
         self._rest.start()
 
     def stop(self) -> None:
@@ -115,7 +119,7 @@ class Errands:
                     self._rest.ask(action, self._adapter.request(action, 0))
         if now >= self._inquire_at:
             self._inquire_at = now + INSTRUMENTS_INTERVAL_S
-            self._inquire(list(self._config.symbols), 0.0)
+            self._inquire(self._symbols, 0.0)
 
     def _deliver(self, answer: Answer) -> None:
         """Called in the REST thread."""

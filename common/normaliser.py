@@ -32,6 +32,7 @@ class Normaliser:
         self._adapter, self._exchange, self._dense = adapter, adapter.NAME, adapter.DENSE
         self._is_plain = adapter.loads is orjson.loads  # else numbers need their digits: the payload is read by itself
         self._wanted = None if symbols is None else frozenset(symbols)
+        self._merged = getattr(adapter, "MERGED", None)
         self._start = 0
         self._subscribed: frozenset[str] | None = None  # None before any `start` was seen
         self._out = Emission(adapter.NAME)
@@ -170,12 +171,26 @@ class Normaliser:
         self._subscribed = frozenset(subscriptions.get("symbols", ()))
         for name in sorted(self._subscribed if self._wanted is None else self._subscribed & self._wanted):
             channels = subscriptions.get("channels", self._adapter.CHANNELS)
-            state = SymbolState(self._exchange, name, record.seq, channels, self._adapter.BOOK, is_known=True)
+            rules = self._adapter.BOOK, self._merged
+            state = SymbolState(self._exchange, name, record.seq, channels, *rules, is_known=True)
             self.symbols[name] = state
             for channel, last in owed.get("topics", {}).get(name, {}).items():
                 if (topic := state.channels.get(channel)) is not None:
                     topic.id, topic.ts = last, owed.get("ts")
                     self._out.open_gap(state, topic, "restart")
+
+    def _on_subscriptions(self, record: Record) -> None:
+        """Symbols were added or taken away while running; nobody else is touched."""
+        data = orjson.loads(record.payload or b"{}")
+        self._subscribed = frozenset(data["symbols"])
+        for name in data["removed"]:
+            self.symbols.pop(name, None)
+        for name in sorted(data["added"]):
+            if self._may_know(name):
+                rules = self._adapter.BOOK, self._merged
+                self.symbols[name] = SymbolState(
+                    self._exchange, name, record.seq, data["channels"], *rules, is_known=True
+                )
 
     def _on_close(self, record: Record) -> None:
         """A connection ended: whoever followed it goes on with the other one, or has a gap."""
@@ -291,7 +306,7 @@ class Normaliser:
         state = self.symbols.get(symbol)
         if state is None and self._may_know(symbol):
             state = self.symbols[symbol] = SymbolState(
-                self._exchange, symbol, self._start, self._adapter.CHANNELS, self._adapter.BOOK
+                self._exchange, symbol, self._start, self._adapter.CHANNELS, self._adapter.BOOK, self._merged
             )
         return state
 
@@ -299,6 +314,7 @@ class Normaliser:
 _HANDLERS = {
     "start": Normaliser._on_start,
     "close": Normaliser._on_close,
+    "subscriptions": Normaliser._on_subscriptions,
     "switch": Normaliser._on_switch,
     "rest": Normaliser._on_rest,
     "gap": Normaliser._on_gap,

@@ -120,8 +120,8 @@ class Reader:
 
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
-        start = self.run(after)
-        if symbol not in self._subscribed(start):
+        start, subscribed = self._run(after)
+        if symbol not in subscribed:
             return after + 1
         return max(next(self._checkpoints(symbol, after), 0), start)
 
@@ -129,8 +129,7 @@ class Reader:
         self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int
     ) -> Iterator[tuple[int, bytes]]:
         """The lines from where `normaliser` can know its symbols; it is told of the holes on the way."""
-        start = self.run(after)
-        subscribed = self._subscribed(start)
+        start, subscribed = self._run(after)
         known = [symbol for symbol in symbols if symbol in subscribed]
         begins = [max(next(self._checkpoints(symbol, after), 0), start) for symbol in known]
         first = min(begins, default=after + 1)
@@ -142,25 +141,34 @@ class Reader:
                 normaliser.hole(holes.popleft()[1] + 1)
             yield seq, line
 
-    def _subscribed(self, start: int) -> list[str]:
-        """The symbols of the run that a `start` begins; all where none was seen."""
-        line = next(self.lines(None, start - 1, start), None)
-        if line is None:
-            return self.symbols()
-        subscriptions = orjson.loads(decode(line).payload or b"{}").get("subscriptions", {})
-        return list(subscriptions.get("symbols", ()))
-
     def run(self, upto: int) -> int:
-        """The number of the last `start` up to a number; checkpoints of no symbol name their run."""
+        """The number of the last `start` up to a number."""
+        return self._run(upto)[0]
+
+    def _run(self, upto: int) -> tuple[int, list[str]]:
+        """The last `start` up to a number, and the symbols subscribed then; all where none was seen.
+
+        Checkpoints of no symbol name their run and its symbols: nothing before the last of them is read.
+        """
         checkpoint = next(self._checkpoints(None, upto, any_version=True), 0)
-        start = 0
+        start, symbols = 0, None
         for line in self.lines(None, max(checkpoint - 1, 0), upto):
+            tells = line.find(b',"kind":"start"', 0, 96) > 0 or line.find(b',"kind":"subscriptions"', 0, 96) > 0
+            if not tells and seq_of(line) != checkpoint:
+                continue
             record = decode(line)
+            data = orjson.loads(record.payload or b"{}")
             if record.kind == "start":
-                start = record.seq
-            elif record.seq == checkpoint:
-                start = int(orjson.loads(record.payload or b"{}").get("run", 0))
-        return start
+                start, symbols = record.seq, data.get("subscriptions", {}).get("symbols", [])
+            elif record.kind == "subscriptions":
+                symbols = data["symbols"]
+            else:
+                start, symbols = int(data.get("run", 0)), data.get("symbols") or self._begun_with(data.get("run", 0))
+        return start, self.symbols() if symbols is None else symbols
+
+    def _begun_with(self, start: int) -> list[str] | None:
+        line = next(self.lines(None, start - 1, start), None)
+        return None if line is None else orjson.loads(decode(line).payload or b"{}")["subscriptions"]["symbols"]
 
     def _checkpoints(self, symbol: str | None, upto: int, *, any_version: bool = False) -> Iterator[int]:
         """A symbol's checkpoints of this normaliser's version, from the last one up to a number backwards."""

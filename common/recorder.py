@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import orjson
@@ -33,13 +33,17 @@ class Recorder:
         self._publish_records, self._publish_event = publish_records, publish_event
         self._backlog: deque[list[bytes]] = deque()  # lines alone: decoded, they would take several times the room
         self._count = getattr(adapter, "count", None)
+        self._merged = getattr(adapter, "MERGED", {})  # channels of one stream: its frames are filed under one of them
         self._counts: dict[int, int] = {}  # the last number of each connection whose messages are counted
         self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
 
-    def file_under(self, channel: str, symbol: str) -> None:
-        """Frames of this channel and symbol get a file of their own; all others lie with those of no symbol."""
-        place = orjson.dumps({"channel": channel, "symbol": symbol})
-        self._places[channel, symbol] = b"," + place[1:-1] + DATA
+    def file_under(self, places: Collection[tuple[str, str]]) -> None:
+        """Frames of these channels and symbols get files of their own; all others lie with those of no symbol."""
+        self._places = {}
+        for channel, symbol in places:
+            place = orjson.dumps({"channel": channel, "symbol": symbol})
+            for each in self._merged if channel in self._merged else (channel,):
+                self._places[each, symbol] = b"," + place[1:-1] + DATA
 
     def frames(self, conn: int, ts: int, payloads: list[bytes]) -> list[Any]:
         """Whole text frames of one read."""

@@ -24,6 +24,7 @@ class Link:
     opened_at: float
     to_subscribe: deque[list[str]]
     to_leave: dict[str, None] = field(default_factory=dict)  # silent streams, to be subscribed anew after that
+    to_drop: dict[str, None] = field(default_factory=dict)  # streams that are wanted no more
     refused: deque[tuple[float, list[str]]] = field(default_factory=deque)  # to be asked for again, from a time on
     to_send: deque[bytes] = field(default_factory=deque)  # frames that go out as the exchange's pace allows
     next_send_at: float = 0.0

@@ -108,6 +108,36 @@ class Wires:
             if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
                 link.to_leave[stream] = None
 
+    def carry(self, streams: list[dict[str, tuple[str, str]]]) -> None:
+        """Carry these streams (a dictionary for each symbol) from now on: leave others, put new ones where room is."""
+        wanted = {name for of_symbol in streams for name in of_symbol}
+        for shard in list(self._shards):
+            gone = [name for name in shard.streams if name not in wanted]
+            for name in gone:
+                del shard.streams[name]
+            for connection, other, link in list(self._open.values()):
+                if other is shard and not shard.streams:
+                    self._lost(connection, shard, link, ConnectionLostError("nothing is wanted of it", 1000))
+                elif other is shard:
+                    link.to_drop |= dict.fromkeys(gone)
+            if not shard.streams:
+                self._shards.remove(shard)
+        carried = {name for shard in self._shards for name in shard.streams}
+        new = [{name: place for name, place in each.items() if name not in carried} for each in streams]
+        for shard in spread([each for each in new if each], self._adapter.STREAMS_PER_CONNECTION, self._adapter.path):
+            self._join(shard)
+
+    def _join(self, new: Shard) -> None:
+        """Let a connection that has room carry a new shard's streams; else it gets one of its own."""
+        for shard in self._shards:
+            if shard.path == new.path and len(shard.streams) + len(new.streams) <= self._adapter.STREAMS_PER_CONNECTION:
+                shard.streams.update(new.streams)
+                for _, other, link in self._open.values():
+                    if other is shard:
+                        link.to_subscribe += batches(list(new.streams), self._adapter.STREAMS_PER_SUBSCRIBE)
+                return
+        self._shards.append(new)
+
     def renew_book(self, symbol: str) -> None:
         """Ask for a book on the socket: by its own request, or by subscribing anew."""
         for _, shard, link in list(self._open.values()):
@@ -206,7 +236,11 @@ class Wires:
         while link.refused and now >= link.refused[0][0]:
             link.to_subscribe.append(link.refused.popleft()[1])
         names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
-        if names:
+        dropped = list(link.to_drop)[: self._adapter.STREAMS_PER_SUBSCRIBE]
+        if dropped:
+            link.to_send += self._adapter.unsubscribe(dropped, self._next_request)
+            link.to_drop = dict.fromkeys(list(link.to_drop)[len(dropped) :])
+        elif names:
             link.to_send += self._adapter.unsubscribe(names, self._next_request)
             link.to_subscribe.append(names)
             link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])

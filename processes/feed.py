@@ -4,6 +4,7 @@ python -m processes.feed binance [--conf FILE]
 
 WebSocket  connects  the exchange            frames; a connection for each 1,024 streams
 REST       connects  the exchange            snapshots, missed trades (a helper thread)
+signal     SIGHUP                            the symbols of the configuration are read anew
 files      writes    feed.journal            every record, before anyone sees it
 PUB        binds     feed.records            batches of records, for the archiver
 PUB        binds     feed.events             events, one message each, for everyone
@@ -14,14 +15,17 @@ import contextlib
 import gc
 import logging
 import os
+import queue
 import selectors
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import orjson
 import zmq
@@ -55,12 +59,14 @@ HOUSEKEEPING_S = 1.0
 class Feed:
     """One thread owns sockets, numbers, journal and normaliser; connecting, REST and fsync run beside it."""
 
-    def __init__(self, config: Config, exchange: str) -> None:
+    def __init__(self, config: Config, exchange: str, reload: Callable[[], Config] | None = None) -> None:
         self._config, self._settings = config, config.feeds[exchange]
         self._exchange = exchange
         self._adapter = cast(Adapter, exchanges.get(exchange))
         self._parent = Parent()
-        self._stopping = False
+        self._stopping = self._reloads = False
+        self._reload = reload or (lambda: config)  # reads the configuration anew
+        self._reread_symbols: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
         self._disk = Disk()
         self._clock = Clock()
         self._normaliser = Normaliser(self._adapter)
@@ -81,6 +87,7 @@ class Feed:
             if not self._name_symbols():
                 return
             self._begin(directory)
+            signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloads", True))
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
             try:
@@ -103,7 +110,7 @@ class Feed:
     def _name_symbols(self) -> bool:
         """Find out which symbols are meant; False where it is stopped before it knows."""
         try:
-            symbols = resolved(self._adapter, self._settings, lambda: not self._stopping and not self._parent.is_gone())
+            symbols = resolved(self._adapter, self._settings, self._goes_on)
         except LookupError as error:
             raise ConfigError(f"{self._exchange}: {error.args[0]}") from None
         self._settings = replace(self._settings, symbols=symbols)
@@ -155,22 +162,44 @@ class Feed:
 
     def _set_up(self, first_conn: int) -> None:
         settings = self._settings
-        symbols, channels = list(settings.symbols), list(settings.channels)
-        self._streams: dict[tuple[str, str], str] = {}
-        for symbol in symbols:
-            for name, place in self._adapter.streams(symbol, channels, list(settings.candle_intervals)).items():
-                self._recorder.file_under(*place)
-                self._streams[place] = name
+        self._plan()
         self._wires = Wires(
             self._adapter, settings, self._recorder, self._stamp, self._wake, self._remember_open, first_conn
         )
         self._errands = Errands(
             self._adapter, settings, self._recorder, self._normaliser, self._wires, self._stamp, self._wake
         )
-        self._errands.start(time.monotonic())
+        self._errands.begin(time.monotonic(), list(settings.symbols))
+        self._errands.start()
+        self._silence = Silence(settings.silence_s, time.monotonic())
+
+    def _plan(self) -> list[dict[str, tuple[str, str]]]:
+        """What the symbols need: where their frames are filed, when their heartbeats are due; returns their streams."""
+        settings, symbols = self._settings, list(self._settings.symbols)
+        channels, intervals = list(settings.channels), list(settings.candle_intervals)
+        streams = [self._adapter.streams(symbol, channels, intervals) for symbol in symbols]
+        self._streams = {place: name for of_symbol in streams for name, place in of_symbol.items()}
+        self._recorder.file_under({(channel, symbol) for channel in self._adapter.CHANNELS for symbol in symbols})
         self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
         self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
-        self._silence = Silence(settings.silence_s, time.monotonic())
+        return streams
+
+    def _change_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Symbols are added and taken away while running: those that stay notice nothing."""
+        before, channels = self._settings.symbols, list(self._settings.channels)
+        added = [symbol for symbol in symbols if symbol not in before]
+        removed = [symbol for symbol in before if symbol not in symbols]
+        if not added and not removed:
+            log.info("%s the symbols are what they were", self._exchange)
+            return
+        payload = {"symbols": list(symbols), "added": added, "removed": removed, "channels": channels}
+        self._settings = replace(self._settings, symbols=symbols)
+        streams = self._plan()
+        self._recorder.record(self._stamp(), "subscriptions", payload=orjson.dumps(payload))
+        self._remember(subscriptions={"symbols": list(symbols), "channels": channels})
+        self._wires.carry(streams)
+        self._errands.begin(time.monotonic(), list(symbols))
+        log.info("%s symbols added: %s; removed: %s", self._exchange, added or "none", removed or "none")
 
     def _end(self) -> None:
         """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
@@ -216,6 +245,11 @@ class Feed:
                 self._keep_house(now)
 
     def _tick(self, now: float) -> None:
+        if self._reloads:
+            self._reloads = False
+            threading.Thread(target=self._reread, name="reload", daemon=True).start()
+        while not self._reread_symbols.empty():
+            self._change_symbols(self._reread_symbols.get())
         self._errands.tick(now)
         self._wires.tick(now)
         if self._recorder.is_behind():
@@ -262,7 +296,9 @@ class Feed:
         if self._recorder.is_behind():
             return
         payload = (
-            orjson.dumps({"normaliser": version(self._adapter), "run": self._run_seq})
+            orjson.dumps(
+                {"normaliser": version(self._adapter), "run": self._run_seq, "symbols": self._settings.symbols}
+            )
             if symbol is None
             else self._normaliser.checkpoint(symbol)
         )
@@ -297,10 +333,27 @@ class Feed:
     # -- between threads ---------------------------------------------------------------------------------------
 
     def _remember_open(self, next_conn: int, connections: dict[str, str]) -> None:
+        self._remember(next_conn=next_conn, connections=connections)
+
+    def _remember(self, **facts: Any) -> None:
         try:
-            self._journal.remember(next_conn=next_conn, connections=connections)
+            self._journal.remember(**facts)
         except OSError as error:
             log.error("%s journal: %s", self._exchange, error)
+
+    def _reread(self) -> None:
+        """Runs in a helper thread: the configuration may have names that only the exchange can tell."""
+        try:
+            settings = self._reload().feeds[self._exchange]
+            symbols = resolved(self._adapter, settings, self._goes_on)
+            if symbols:
+                self._reread_symbols.put(symbols)
+        except (ConfigError, LookupError) as error:
+            log.error("%s nothing is changed: %s", self._exchange, error.args[0])
+        self._wake()
+
+    def _goes_on(self) -> bool:
+        return not self._stopping and not self._parent.is_gone()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):
@@ -317,7 +370,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)
-    return run_service("feed", lambda: Feed(from_arguments(args, [args.exchange]), args.exchange))
+
+    def read() -> Config:
+        return from_arguments(args, [args.exchange])
+
+    return run_service("feed", lambda: Feed(read(), args.exchange, read))
 
 
 if __name__ == "__main__":

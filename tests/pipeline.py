@@ -114,7 +114,7 @@ class Pipeline:
         for name in names or ("archiver", "feed"):
             command = [
                 sys.executable, "-m", f"processes.{name}", "binance",
-                "--storage", str(self.storage), "--symbols", self._symbols,
+                "--storage", str(self.storage), *(("--symbols", self._symbols) if self._symbols else ()),
                 "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
                 "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
                 "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),
@@ -128,7 +128,7 @@ class Pipeline:
     def kill(self, *names: str, signal_number: int = signal.SIGKILL) -> None:
         for name in names:
             self._children[name].send_signal(signal_number)
-        if signal_number not in (signal.SIGSTOP, signal.SIGCONT):
+        if signal_number not in (signal.SIGSTOP, signal.SIGCONT, signal.SIGHUP):
             for name in names:
                 self._children.pop(name).wait(DEADLINE_S)
 

@@ -66,9 +66,7 @@ class SimFeed:
         self.recorder = Recorder(ADAPTER, self.normaliser, self.journal, self.publish_records, self.publish_event)
         self.keeper = JournalKeeper(self.disk, self.journal, self.recorder, STORAGE)
         self.first = self.recorder.next
-        for symbol in SYMBOLS:
-            for channel in CHANNELS:
-                self.recorder.file_under(channel, symbol)
+        self.recorder.file_under({(channel, symbol) for channel in CHANNELS for symbol in SYMBOLS})
         subscriptions = {"symbols": list(SYMBOLS), "channels": list(CHANNELS)}
         self.run_seq = record_start(self.recorder, ADAPTER, self.stamp(), opened, subscriptions, debt)
         self.next_conn = int(opened.facts.get("next_conn", 1))

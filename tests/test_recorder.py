@@ -46,7 +46,7 @@ class Memory:
 
 def recorder_on(journal: Any, memory: Memory) -> Recorder:
     recorder = Recorder(ADAPTER, Normaliser(ADAPTER), cast(Journal, journal), memory.published, memory.event)
-    recorder.file_under("trade", "AAA")
+    recorder.file_under({("trade", "AAA")})
     return recorder
 
 
