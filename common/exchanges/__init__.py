@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 from ..adapter import DEFAULTS
 
-_FILES = {"binance": "binance", "binance-usdm": "binance_futures", "binance-coinm": "binance_futures"}
+_FILES = {
+    "binance": "binance",
+    "binance-usdm": "binance_futures",
+    "binance-coinm": "binance_futures",
+    "bybit-spot": "bybit",
+    "bybit-linear": "bybit",
+    "bybit-inverse": "bybit",
+}
 """Which file holds an exchange; one file may hold several, which its VARIANTS tell apart."""
 
 
