@@ -6,6 +6,7 @@ kept, and gives no event.
 
 import json
 from calendar import timegm
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -74,6 +75,11 @@ def _seconds_of_iso(stamp: str) -> int:
     return timegm((
         int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10]), int(stamp[11:13]), int(stamp[14:16]), int(stamp[17:19]),
     ))  # fmt: skip
+
+
+def day(ns: int) -> str:
+    """The UTC day of a time in ns, as unified names write it: 20261225."""
+    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y%m%d}"
 
 
 def _ns(ns: int) -> int:

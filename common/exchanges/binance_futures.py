@@ -4,7 +4,6 @@ Sources: developers.binance.com, derivatives trading (USD-M and COIN-M), and bin
 What they share with the spot exchange is taken from its file.
 """
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -13,7 +12,7 @@ import orjson
 
 from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
-from ..fields import digits, levels, text
+from ..fields import day, digits, levels, text
 from . import binance
 from .binance import agg_fields, agg_trade, candle, ns, taker_side, ticker
 
@@ -251,7 +250,7 @@ def _instrument(entry: Any) -> Update | None:
         name, sort, expiry = f"{base}-{quote}-PERP", "perpetual", None
         if "QUARTER" in kind or "MONTH" in kind:
             expiry = ns(entry["deliveryDate"])
-            name = f"{base}-{quote}-{datetime.fromtimestamp(expiry // 10**9, UTC):%Y%m%d}"
+            name = f"{base}-{quote}-{day(expiry)}"
             sort = "future"
         elif "PERPETUAL" not in kind:
             return None
