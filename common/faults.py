@@ -92,9 +92,15 @@ class Faults:
         """The messages that are sent."""
         if not self.drops and not self.muted:
             return messages
-        return [message for message in messages if not self._held_back(message.stream)]
+        return [message for message in self.unmuted(messages) if not self._is_dropped(message.stream)]
 
-    def _held_back(self, stream: str) -> bool:
+    def unmuted(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Those whose stream does not keep silent."""
+        if "*" in self.muted:
+            return []
+        return [message for message in messages if message.stream not in self.muted]
+
+    def _is_dropped(self, stream: str) -> bool:
         symbol, _, channel = stream.partition("@")
         for key in (stream, f"{symbol}@depth" if channel.startswith("depth") else stream):
             if self.drops.get(key, 0) > 0:
@@ -102,7 +108,7 @@ class Faults:
                 if not self.drops[key]:
                     del self.drops[key]
                 return True
-        return "*" in self.muted or stream in self.muted
+        return False
 
 
 def check(params: Mapping[str, str]) -> None:

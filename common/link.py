@@ -80,13 +80,13 @@ class Link(ServerConnection):
         self.frames = 0
         self.stream_frames = 0
         self._sent: SentFile | None = None
-        self._per_second = 0
+        self._per_second = 0.0
         self._arrivals: deque[float] = deque()
         self._all = hashlib.sha256()
         self._streams = hashlib.sha256()
         self._ending: asyncio.Task[None] | None = None
 
-    def join(self, number: int, per_second: int, room_bytes: int, sent: SentFile | None) -> None:
+    def join(self, number: int, per_second: float, room_bytes: int, sent: SentFile | None) -> None:
         """Give the connection its number, the limits of what comes in and what waits, and the file of what goes out."""
         self.number, self._per_second, self.room_bytes, self._sent = number, per_second, room_bytes, sent
 

@@ -34,13 +34,17 @@ StreamOf = Callable[[bytes], str | None]
 
 
 class Message(NamedTuple):
-    """One message of a market. `payload` is a combined frame, `micro` the same with times in µs, if there is one."""
+    """One message of a market. `payload` is a combined frame, `micro` the same with times in µs, if there is one.
+
+    `wire` is what a binary frame held before it was inflated to `payload`.
+    """
 
     ts: int
     symbol: str
     stream: str
     payload: bytes
     micro: bytes | None = None
+    wire: bytes | None = None
 
 
 def read_recordings(paths: Sequence[Path], stream_of: StreamOf) -> Iterator[Message]:

@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
+
+from .events import Snapshot
 
 
 class RefusedError(Exception):
@@ -34,3 +36,11 @@ class Dialect(Protocol):
     def stream_of(self, payload: bytes) -> str | None: ...  # of a recorded frame, inflated; None: it is not sent on
     def pack(self, payload: bytes) -> bytes | None: ...  # a binary frame's payload; None: it goes out as text
     def rest(self, path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]: ...
+
+    # these two may be left out
+    SHUTDOWN: bytes | None  # what tells that the server goes down
+
+    def book(self, snapshot: Snapshot) -> bytes: ...  # the body of the REST answer that brings this book
+
+
+DEFAULTS: dict[str, Any] = {"SHUTDOWN": None, "book": None}

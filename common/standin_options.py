@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from . import exchanges
 from .exchanges.binance_standin_rest import WEIGHT_LIMIT
 from .process import ConfigError, setup_logging
 
@@ -53,7 +54,8 @@ def parse(arguments: Sequence[str]) -> Options:
     chosen = _parser().parse_args(arguments)
     setup_logging(chosen.log_level)
     _check(chosen)
-    symbols = tuple(name for name in chosen.symbols.upper().split(",") if name)
+    named = chosen.symbols.upper() if chosen.exchange == "binance" else chosen.symbols
+    symbols = tuple(name for name in named.split(",") if name)
     archive = _exchange_folder(chosen.archive, chosen.exchange)
     if not symbols and not chosen.recording and archive is None:
         symbols = SYMBOLS
@@ -98,7 +100,7 @@ def _check(chosen: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="standin", description="A stand-in exchange on one loopback port.", allow_abbrev=False)
     add = parser.add_argument
-    add("exchange", choices=["binance"])
+    add("exchange", choices=exchanges.names())
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=9443, help="0 takes a free one and logs it")
     add(
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="gzip lines; several merge",
+        help="of the exchange, gzip; several merge",
     )
     add("--archive", type=Path, metavar="DIR", help="a storage directory of ours")
     add("--synthetic", action="store_true", help="a generated market: the default without a recording or an archive")

@@ -5,6 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 
 from ..adapter import DEFAULTS
+from ..standin_dialect import DEFAULTS as DIALECT
 
 _FILES = {
     "binance": "binance",
@@ -30,3 +31,14 @@ def get(name: str) -> SimpleNamespace:
     module = importlib.import_module(f".{_FILES[name]}", __package__)
     facts = {**DEFAULTS, **vars(module), **vars(module).get("VARIANTS", {}).get(name, {})}
     return SimpleNamespace(**{key: value for key, value in facts.items() if not key.startswith("_")})
+
+
+@cache
+def dialect(name: str) -> SimpleNamespace:
+    """How a stand-in speaks for an exchange, as `standin_dialect.Dialect`. Raises LookupError where it cannot."""
+    file = f"{_FILES[get(name).NAME]}_standin"
+    try:
+        module = importlib.import_module(f".{file}", __package__)
+    except ModuleNotFoundError:
+        raise LookupError(f"there is no stand-in for {name}: {file}.py is missing") from None
+    return SimpleNamespace(**{**DIALECT, **vars(module), **vars(module).get("VARIANTS", {}).get(name, {})})

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from ..recording import SNAPSHOT, Message
+from ..standin_dialect import RefusedError
 
 MESSAGES_PER_S = 5
 """Incoming frames per connection and second, pings and pongs included; more ends the connection."""
 
 STREAMS_MAX = 1024
 """Streams per connection."""
+
+POLICY_VIOLATION = 1008
 
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 
@@ -68,11 +71,14 @@ def parse_path(target: str) -> Path | None:
     return None
 
 
-class TooManyStreamsError(Exception):
+class TooManyStreamsError(RefusedError):
     """More than STREAMS_MAX: the exchange ends the connection."""
 
+    def __init__(self) -> None:
+        super().__init__(POLICY_VIOLATION, "Too many streams")
 
-class _RefusedError(Exception):
+
+class _BadRequestError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -94,29 +100,29 @@ class Session:
             try:
                 request = orjson.loads(text)
             except orjson.JSONDecodeError as error:
-                raise _RefusedError(3, f"Invalid JSON: {error}") from None
+                raise _BadRequestError(3, f"Invalid JSON: {error}") from None
             if not isinstance(request, dict):
-                raise _RefusedError(2, "Invalid request: expected an object")
+                raise _BadRequestError(2, "Invalid request: expected an object")
             request_id = _checked_id(request.get("id"))
             result = self._handle(request.get("method"), request.get("params"))
-        except _RefusedError as error:
+        except _BadRequestError as error:
             reply: dict[str, object] = {"code": error.code, "msg": str(error)}
             return orjson.dumps(reply if request_id is None else {**reply, "id": request_id})
         return orjson.dumps({"result": result, "id": request_id})
 
     def _handle(self, method: object, params: object) -> Any:
         if method is None:
-            raise _RefusedError(2, "Invalid request: missing field `method`")
+            raise _BadRequestError(2, "Invalid request: missing field `method`")
         if method not in METHODS:
             wanted = ", ".join(f"`{name}`" for name in METHODS)
-            raise _RefusedError(2, f"Invalid request: unknown variant `{method}`, expected one of {wanted}")
+            raise _BadRequestError(2, f"Invalid request: unknown variant `{method}`, expected one of {wanted}")
         if method == "LIST_SUBSCRIPTIONS":
             return list(self.streams)
         if not isinstance(params, list):
-            raise _RefusedError(2, "Invalid request: params must be an array")
+            raise _BadRequestError(2, "Invalid request: params must be an array")
         if method in ("SUBSCRIBE", "UNSUBSCRIBE"):
             if not all(isinstance(name, str) for name in params):
-                raise _RefusedError(2, "Invalid request: stream name must be a string")
+                raise _BadRequestError(2, "Invalid request: stream name must be a string")
             return self._subscribe(params) if method == "SUBSCRIBE" else self._unsubscribe(params)
         return self._property(params, wanted=2 if method == "SET_PROPERTY" else 1)
 
@@ -131,15 +137,15 @@ class Session:
 
     def _property(self, params: list[Any], wanted: int) -> bool | None:
         if len(params) != wanted:
-            raise _RefusedError(2, f"Invalid request: expected {wanted} parameters, got {len(params)}")
+            raise _BadRequestError(2, f"Invalid request: expected {wanted} parameters, got {len(params)}")
         if not isinstance(params[0], str):
-            raise _RefusedError(2, "Invalid request: property name must be a string")
+            raise _BadRequestError(2, "Invalid request: property name must be a string")
         if params[0] != "combined":
-            raise _RefusedError(0, "Unknown property")
+            raise _BadRequestError(0, "Unknown property")
         if wanted == 1:
             return self.combined
         if not isinstance(params[1], bool):
-            raise _RefusedError(1, "Invalid value type: expected Boolean")
+            raise _BadRequestError(1, "Invalid value type: expected Boolean")
         self.combined = params[1]
         return None
 
@@ -149,7 +155,7 @@ def _checked_id(value: object) -> int | str | None:
         return value
     if isinstance(value, str) and len(value) <= 36 and (value == "" or value.isalnum()):
         return value
-    raise _RefusedError(
+    raise _BadRequestError(
         2, "Invalid request: request ID must be an integer, an alphanumeric string of up to 36, or null"
     )
 
