@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from . import tables
 from .download import MEMORY_BYTES, Downloaded, download
 from .errors import ArchivistError
-from .events import Event
+from .events import Event, topic
 from .progress import Progress
 from .slices import Query, Slice
 from .transport import Transport, request
@@ -103,7 +103,9 @@ class Source:
         if not asked["files"]:
             return None
         after, to = asked["after"], asked["to"]
-        streams: dict[str, list[Part]] = {symbol: [] for symbol in query.symbols}
+        # rows of one record come in the order of streams, which must be that of its events
+        symbols = sorted(query.symbols, key=lambda symbol: topic(query.exchange, self._channel, symbol))
+        streams: dict[str, list[Part]] = {symbol: [] for symbol in symbols}
         for tail in asked["tails"]:
             streams[tail["symbol"]].append(Part((tail["symbol"],), tail["after"], tail["to"]))
         for file in asked["files"]:

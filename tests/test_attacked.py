@@ -1,8 +1,14 @@
 """What was found by attacking the past's way to research: each was wrong once."""
 
+from itertools import count
 from pathlib import Path
 
+import pytest
+
 from common.client import Client
+from tests.logged import Logged
+from tests.pipeline import seeded
+from tests.record_logs import CHANNELS, Log
 
 
 def test_a_symbol_of_which_no_file_stands_yet_has_no_gaps_and_nothing_whole(tmp_path: Path) -> None:
@@ -11,3 +17,19 @@ def test_a_symbol_of_which_no_file_stands_yet_has_no_gaps_and_nothing_whole(tmp_
     client = Client(storage=tmp_path)
     assert client.coverage("binance") == client.gaps("binance") == []
     assert list(client.slice("binance", "BTCUSDT", "trade", start="-1h", end="now", by="ts_event")) == []
+
+
+@pytest.mark.parametrize("channel", [*CHANNELS, "gap"])
+def test_a_frame_of_symbols_in_any_order_has_the_order_of_the_events(tmp_path: Path, channel: str) -> None:
+    """A record of no symbol, as a start, gives events of all of them."""
+    random = seeded()
+    logs = (Log(random.randrange(1_000_000), 400) for _ in count())
+    log = next(log for log in logs if {"AAA", "BBB"} <= {record.symbol for record in log.records})
+    archive = Logged(tmp_path, log, tables=1.0)
+    archive.take()
+    archive.seal()
+    asked = Client(storage=tmp_path).slice("binance", ["BBB", "AAA"], channel)
+    events = [(event["seq"], event["symbol"], event.get("part", 0)) for event in asked if event["channel"] == channel]
+    for rows in (asked.to_arrow().to_pylist(), [row for table in asked.batches() for row in table.to_pylist()]):
+        assert list(dict.fromkeys((row["seq"], row["symbol"], row["part"]) for row in rows)) == events
+    archive.close()
