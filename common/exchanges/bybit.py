@@ -4,7 +4,6 @@ Source of every rule here: github.com/bybit-exchange/docs, v5 (websocket/public,
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,7 +14,7 @@ import orjson
 from ..adapter import FAULTS
 from ..book import BookRule
 from ..events import Action, Reply, Request, Update, instrument
-from ..fields import levels, ns_of_ms, side, text
+from ..fields import day, levels, ns_of_ms, side, text
 
 VERSION = 1  # of what normalise gives: raise it when the same record gives other events
 
@@ -310,7 +309,7 @@ def _instrument(entry: Any, is_spot: bool) -> Update | None:
         if not is_spot:
             sort = "future" if text(entry["contractType"]).endswith("Futures") else "perpetual"
             expiry = ns_of_ms(entry["deliveryTime"]) if sort == "future" else None
-            name += f"-{datetime.fromtimestamp(expiry // 10**9, UTC):%Y%m%d}" if expiry is not None else "-PERP"
+            name += f"-{day(expiry)}" if expiry is not None else "-PERP"
         fields = instrument(
             name,
             base,
