@@ -106,12 +106,16 @@ class Request(NamedTuple):
 
 
 class Action(NamedTuple):
-    """What the normaliser wants done when it runs live: a `snapshot` of a symbol, or a `backfill` from an id on."""
+    """What the normaliser wants done when it runs live: a `snapshot` of a symbol, or a `backfill` from an id on.
+
+    `since`, ns, is for exchanges that can be asked by time only: what comes next happened about then, or after.
+    """
 
     kind: str
     channel: str
     symbol: str
     from_id: int = 0
+    since: int = 0
 
 
 def topic(exchange: str, channel: str, symbol: str | None) -> bytes:

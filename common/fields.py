@@ -113,3 +113,10 @@ def side(value: object, *, buy: object, sell: object) -> str:
     if type(value) is type(sell) and value == sell:
         return "sell"
     raise TypeError
+
+
+def step(decimals: object) -> str:
+    """The smallest step of a number with so many decimals: 0.01 of two."""
+    if type(decimals) is not int or not 0 <= decimals <= 30:
+        raise ValueError
+    return f"0.{'1':0>{decimals}}" if decimals else "1"

@@ -11,6 +11,7 @@ from .events import Action, Snapshot, Update
 from .topic import Gap, Missing, SymbolState, Topic
 
 _MISSING_MAX = 100  # outstanding backfills of a topic
+_BACK_NS = 30 * 10**9  # trades are asked for from so much before our time of the last one: clocks differ
 _RESET_BELOW = 10_000  # an id so far below the last one is no repetition: the exchange counts anew
 
 
@@ -59,7 +60,7 @@ class Judge:
         topic.missing.append(Missing(gap.id, last + 1, update.first - 1, gap.reason, gap.ts_from))
         del topic.missing[:-_MISSING_MAX]
         if len(topic.missing) == 1:  # the others' turn comes with the answer
-            self.actions.append(Action("backfill", topic.channel, state.name, last + 1))
+            self.actions.append(Action("backfill", topic.channel, state.name, last + 1, _since(gap.ts_from)))
         return True
 
     def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
@@ -159,4 +160,10 @@ class Judge:
             if all(other.gap != miss.gap for other in topic.missing):  # one record may show several holes
                 self._out.tell_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "backfilled")
         if topic.missing:
-            self.actions.append(Action("backfill", topic.channel, state.name, topic.missing[0].next))
+            before, miss = miss, topic.missing[0]
+            since = (trades[-1].ts_event or 0) if trades and miss is before else _since(miss.ts_from)
+            self.actions.append(Action("backfill", topic.channel, state.name, miss.next, since))
+
+
+def _since(ts_recv: int | None) -> int:
+    return max((ts_recv or 0) - _BACK_NS, 0)

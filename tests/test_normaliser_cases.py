@@ -42,7 +42,7 @@ class Run:
 
     def actions(self) -> list[Action]:
         actions, self.normaliser.actions = self.normaliser.actions, []
-        return actions
+        return [action._replace(since=0) for action in actions]  # Binance is asked by id
 
 
 def told(events: list[Event]) -> list[tuple[Any, ...]]:

@@ -11,9 +11,13 @@ _FILES = {
     "binance": "binance",
     "binance-usdm": "binance_futures",
     "binance-coinm": "binance_futures",
+    "kraken": "kraken",
+    "bitstamp": "bitstamp",
     "bybit-spot": "bybit",
     "bybit-linear": "bybit",
     "bybit-inverse": "bybit",
+    "okx": "okx",
+    "htx": "htx",
 }
 """Which file holds an exchange; one file may hold several, which its VARIANTS tell apart."""
 

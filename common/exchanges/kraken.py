@@ -1,0 +1,331 @@
+"""Kraken spot, WebSocket v2: what its frames mean and how to ask for them.
+
+Source of every rule here: docs.kraken.com/api, Spot WebSocket v2 and Spot REST, state of 2026-08.
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from zlib import crc32
+
+import orjson
+
+from ..book import BookRule, RankedBook
+from ..events import Action, Reply, Request, Update, instrument
+from ..fields import digits, loads_exact, ns_of_iso, side, step, text
+
+NAME = "kraken"
+VERSION = 1  # of what normalise gives: raise it when the same record gives other events
+
+loads = loads_exact  # prices are JSON numbers, and their last zeros are part of the checksum
+
+WS_URL = "wss://ws.kraken.com"
+REST_URL = "https://api.kraken.com"
+
+STREAMS_PER_CONNECTION = 300
+STREAMS_PER_SUBSCRIBE = 50
+CONNECTS_PER_5_MIN = 60  # 150 in 10 min are borne, then none for as long
+WEIGHT_PER_MIN = 50  # a request a second
+PING = b'{"method":"ping"}'
+PING_INTERVAL_S = 25.0  # without anything sent or received for a minute the exchange closes
+
+CHANNELS = ("trade", "book", "quote", "ticker", "candle", "instrument")
+DENSE = BACKFILLS = frozenset({"trade"})
+"""Trade ids count up by one for each symbol. REST gives trades from a time on, with the same ids."""
+
+WHOLE = {"trade": "proven", "book": "detected"}
+"""A book's checksum is over its ten best levels a side: what is lost deeper shows once it gets there, or never."""
+
+BOOK_DEPTH = 1000
+CHECKED_LEVELS = 10
+CANDLE_INTERVALS = ("1", "5", "15", "30", "60", "240", "1440", "10080", "21600")  # minutes
+CANDLE_DEFAULT = "1"
+
+_ROUNDED_NS = 1000  # asked for so much earlier: an answer's times are rounded
+_MINUTE_NS = 60 * 10**9
+_REST_NAMES = {"BTC": "XBT", "DOGE": "XDG"}  # what REST calls some assets
+_WS_NAMES = {rest: ws for ws, rest in _REST_NAMES.items()}
+_SYMBOL = re.compile(r"[A-Z0-9.]+x?/[A-Z0-9.]+")  # AAPLx/USD is a share
+_QUOTES = re.compile(r"(.+?)(USDT|USDC|USD|EUR|GBP|CAD|AUD|CHF|JPY|BTC|ETH)")
+_TYPES = {"snapshot": "snapshot", "update": "delta"}
+
+_PARAMS: dict[str, dict[str, object]] = {
+    "trade": {"channel": "trade"},
+    "book": {"channel": "book", "depth": BOOK_DEPTH},
+    "ticker": {"channel": "ticker", "event_trigger": "bbo"},
+    **{f"ohlc-{minutes}": {"channel": "ohlc", "interval": int(minutes)} for minutes in CANDLE_INTERVALS},
+}
+_KINDS = tuple(_PARAMS)
+_KINDS_MAX = 16
+"""A stream is a kind and a symbol: `book@BTC/USD`. An error names the symbol alone: `req_id` says the kind besides, as
+request * _KINDS_MAX + place in _KINDS."""
+
+_Reader = Callable[[dict[str, Any], dict[str, Any]], tuple[Update, ...]]
+_update = tuple.__new__  # as Update(…), in half the time: for what comes most
+
+
+@lru_cache(1 << 16)
+def _bare(number: str) -> str:
+    return number.replace(".", "").lstrip("0")
+
+
+def _agrees(book: RankedBook, fields: dict[str, Any]) -> bool:
+    """CRC32 over the best ten asks, then bids: price and amount of each without point and leading zeros."""
+    asks, bids = book.asks, book.bids
+    numbers: list[str] = []
+    for price in book.ask_prices[:CHECKED_LEVELS]:
+        numbers += price, asks[price]
+    for price in book.bid_prices[:CHECKED_LEVELS]:
+        numbers += price, bids[price]
+    checksum: int = fields["checksum"]
+    return crc32("".join(map(_bare, numbers)).encode()) == checksum
+
+
+BOOK = BookRule("stream", "none", depth=BOOK_DEPTH, check=_agrees)
+
+
+def symbol_error(symbol: str) -> str | None:
+    """What is wrong with a text as a symbol, in words, with the nearest that could be one; None where it may be one."""
+    base, _, quote = symbol.partition("/")
+    if _SYMBOL.fullmatch(symbol) and not {base, quote} & _WS_NAMES.keys():
+        return None
+    bare = re.sub(r"[\s/_:-]+", "/", symbol.strip().upper())
+    if "/" not in bare and (apart := _QUOTES.fullmatch(bare)):
+        bare = "/".join(apart.groups())
+    meant = "/".join(_WS_NAMES.get(asset, asset) for asset in bare.split("/"))
+    return f"{symbol!r} is not a symbol of Kraken" + (f": did you mean {meant}?" if _SYMBOL.fullmatch(meant) else "")
+
+
+def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]:
+    """The streams of one symbol, each with (channel, symbol). Quotes and tickers are one."""
+    names: dict[str, tuple[str, str]] = {}
+    for channel in ("trade", "book"):
+        if channel in channels:
+            names[f"{channel}@{symbol}"] = (channel, symbol)
+    for channel in ("ticker", "quote"):
+        if channel in channels:
+            names[f"ticker@{symbol}"] = (channel, symbol)
+    if "candle" in channels:
+        names |= {f"ohlc-{interval}@{symbol}": ("candle", symbol) for interval in candle_intervals}
+    return names
+
+
+def path(stream: str) -> str:
+    return "/v2"
+
+
+def subscribe(names: list[str], request_id: int) -> list[bytes]:
+    return _frames("subscribe", names, request_id)
+
+
+def unsubscribe(names: list[str], request_id: int) -> list[bytes]:
+    return _frames("unsubscribe", names, request_id)
+
+
+def _frames(method: str, names: list[str], request_id: int) -> list[bytes]:
+    """A frame for each kind of stream."""
+    symbols: dict[str, list[str]] = {}
+    for name in names:
+        kind, _, symbol = name.partition("@")
+        symbols.setdefault(kind, []).append(symbol)
+    frames = []
+    for kind, of_kind in symbols.items():
+        params = {**_PARAMS[kind], "symbol": of_kind}
+        if method == "subscribe" and kind != "ticker":
+            params["snapshot"] = kind == "book"  # of trades and candles we would have most already
+        frame = {"method": method, "params": params, "req_id": request_id * _KINDS_MAX + _KINDS.index(kind)}
+        frames.append(orjson.dumps(frame))
+    return frames
+
+
+def reply(message: object) -> Reply | None:
+    """An answer: one for each symbol of a request. Heartbeats, pongs and the system's status answer nothing."""
+    if not isinstance(message, dict):
+        return None
+    method, channel = message.get("method"), message.get("channel")
+    if method == "subscribe":
+        return _subscribed(message)
+    if type(method) is str:
+        return Reply(method, None)
+    return Reply(channel, None) if channel == "heartbeat" or channel == "status" else None
+
+
+def _subscribed(message: dict[str, Any]) -> Reply:
+    error = None if message.get("success") is True else str(message.get("error"))
+    result, number = message.get("result"), message.get("req_id")
+    symbol = result.get("symbol") if isinstance(result, dict) else message.get("symbol")
+    if type(number) is not int or not 0 <= number % _KINDS_MAX < len(_KINDS):
+        return Reply(None, error)
+    request, kind = divmod(number, _KINDS_MAX)
+    return Reply(request, error, (f"{_KINDS[kind]}@{symbol}",) if type(symbol) is str else ())
+
+
+def parse(message: Any) -> Update | list[Update] | None:
+    """What a frame says of one or several symbols; None where there is nothing to be understood."""
+    try:
+        read: _Reader = _READERS[message["channel"]]
+        data = message["data"]
+        if type(data) is not list:
+            return None
+        if len(data) == 1 and read is not _ticker:
+            return read(message, data[0])[0]
+        updates = [update for entry in data for update in read(message, entry)]
+        if read is _trade:
+            updates.sort(key=_by_id)
+        return updates or None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+def _by_id(update: Update) -> int:
+    return update.last
+
+
+def _trade(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
+    symbol, trade_id, taker = data["symbol"], data["trade_id"], data["side"]
+    if type(symbol) is not str or type(trade_id) is not int or (taker != "buy" and taker != "sell"):
+        raise TypeError
+    fields = {"id": str(trade_id), "price": _number(data["price"]), "amount": _number(data["qty"]), "side": taker}
+    return (_update(Update, ("trade", symbol, trade_id, trade_id, ns_of_iso(data["timestamp"]), fields)),)
+
+
+def _book(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
+    """There is no number: a delta is known by its time, and proven by its checksum. A snapshot may have no time."""
+    symbol, checksum, stamp = data["symbol"], data["checksum"], data.get("timestamp")
+    if type(symbol) is not str or type(checksum) is not int or not 0 <= checksum < 1 << 32:
+        raise TypeError
+    time = None if stamp is None else ns_of_iso(stamp)
+    bids = [[_number(level["price"]), _number(level["qty"])] for level in data["bids"]]
+    asks = [[_number(level["price"]), _number(level["qty"])] for level in data["asks"]]
+    fields = {"type": _TYPES[message["type"]], "bids": bids, "asks": asks, "checksum": checksum}
+    return (_update(Update, ("book", symbol, time or 0, time or 0, time, fields)),)
+
+
+def _ticker(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update, Update]:
+    """The best prices and the last day's. Of what was never traded the time is 1970."""
+    symbol, time = text(data["symbol"]), ns_of_iso(data["timestamp"])
+    names = (("bid_price", "bid"), ("bid_amount", "bid_qty"), ("ask_price", "ask"), ("ask_amount", "ask_qty"))
+    quote = {name: _number(data[key]) for name, key in names}
+    ticker: dict[str, Any] = {
+        "last": _number(data["last"]),
+        "open": None,
+        "high": _number(data["high"]),
+        "low": _number(data["low"]),
+        "volume": _number(data["volume"]),
+        "quote_volume": None,
+    }
+    return (
+        Update("quote", symbol, time, time, time or None, quote),
+        Update("ticker", symbol, time, time, time or None, ticker),
+    )
+
+
+def _candle(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
+    """Nothing says that a candle is closed: the next one does. The frame's time is that of the change."""
+    minutes, trades, opened = data["interval"], data["trades"], ns_of_iso(data["interval_begin"])
+    if type(minutes) is not int or type(trades) is not int:
+        raise TypeError
+    time = ns_of_iso(message["timestamp"]) if "timestamp" in message else None
+    fields: dict[str, Any] = {
+        "interval": str(minutes),
+        "open_ts": opened,
+        "close_ts": opened + minutes * _MINUTE_NS,
+        "open": _number(data["open"]),
+        "high": _number(data["high"]),
+        "low": _number(data["low"]),
+        "close": _number(data["close"]),
+        "volume": _number(data["volume"]),
+        "quote_volume": None,
+        "trades": trades,
+        "closed": None,
+    }
+    last = opened if time is None else time
+    return (Update("candle", text(data["symbol"]), last, last, time, fields),)
+
+
+_READERS: dict[str, _Reader] = {"trade": _trade, "book": _book, "ticker": _ticker, "ohlc": _candle}
+
+
+def _number(value: object) -> str:
+    """A price or an amount with its digits, surely a number: books are put in order by it."""
+    if type(value) is not str:
+        value = digits(value)
+    if not float(value) >= 0:
+        raise ValueError
+    return value
+
+
+def request(action: Action, depth: int) -> Request:
+    """Trades from a time on, a thousand at most: with them the hole is walked through."""
+    base, _, quote = action.symbol.partition("/")
+    pair = _REST_NAMES.get(base, base) + _REST_NAMES.get(quote, quote)
+    query = urlencode({"pair": pair, "since": max(action.since - _ROUNDED_NS, 0), "count": 1000})
+    return Request(f"/0/public/Trades?{query}", 1, {})
+
+
+def instruments_request(symbols: list[str]) -> Request:
+    parts = [symbol.partition("/") for symbol in symbols]
+    pairs = ",".join(_REST_NAMES.get(base, base) + _REST_NAMES.get(quote, quote) for base, _, quote in parts)
+    return Request(f"/0/public/AssetPairs?{urlencode({'pair': pairs})}", 1, {})
+
+
+def trading_symbols(body: bytes) -> dict[str, str]:
+    """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read, or one was not known."""
+    try:
+        entries = loads_exact(body)["result"].values()
+        return {_name(entry): "TRADING" if entry["status"] == "online" else text(entry["status"]) for entry in entries}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def parse_rest(url: str, body: bytes) -> list[Update] | None:
+    """What a REST answer brings: trades in the order of their ids, or instruments. Errors have status 200 too."""
+    try:
+        where, result = urlsplit(url).path, loads_exact(body)["result"]
+        if where.endswith("/Trades"):
+            (rows,) = (value for key, value in result.items() if key != "last")
+            return sorted(map(_rest_trade, rows), key=_by_id)
+        if where.endswith("/AssetPairs"):
+            return [found for entry in result.values() if (found := _instrument(entry)) is not None]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        pass
+    return None
+
+
+def _rest_trade(row: list[Any]) -> Update:
+    """Price, amount, time in s with decimals, b or s, m or l, remarks, id. Who asks knows the symbol."""
+    trade_id = row[6]
+    if type(trade_id) is not int:
+        raise TypeError
+    seconds, _, fraction = digits(row[2]).partition(".")
+    if not (seconds.isdecimal() and len(seconds) <= 10 and len(fraction) <= 9):
+        raise ValueError
+    time = int(seconds) * 10**9 + int(fraction.ljust(9, "0") or 0)
+    taker = side(row[3], buy="b", sell="s")
+    fields = {"id": str(trade_id), "price": _number(row[0]), "amount": _number(row[1]), "side": taker}
+    return Update("trade", "", trade_id, trade_id, time, fields)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """The v2 symbol of an entry, whose `wsname` is that of v1: XBT/USD is BTC/USD."""
+    return "/".join(_WS_NAMES.get(asset, asset) for asset in text(entry["wsname"]).split("/"))
+
+
+def _instrument(entry: Any) -> Update | None:
+    try:
+        name = _name(entry)
+        base, quote = name.split("/")
+        fields = instrument(
+            f"{base}-{quote}",
+            base,
+            quote,
+            type="spot",
+            status=text(entry["status"]),
+            tick_size=_number(entry["tick_size"]),
+            lot_size=step(entry["lot_decimals"]),
+        )
+        return Update("instrument", name, 0, 0, None, fields)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
