@@ -1,0 +1,46 @@
+"""Binance futures as the stand-in speaks them: what is agreed to, what stays silent, what was recorded over REST."""
+
+from typing import cast
+
+import orjson
+import pytest
+
+from common import exchanges
+from common.adapter import Adapter
+from common.exchanges import binance_futures_standin as standin
+from common.standin_dialect import RefusedError
+
+USDM, COINM = (cast(Adapter, exchanges.get(name)) for name in ("binance-usdm", "binance-coinm"))
+RECORDED = {
+    "/fapi/v1/depth?symbol=BTCUSDT&limit=1000": b'{"lastUpdateId":7,"bids":[],"asks":[]}',
+    "/fapi/v1/aggTrades?symbol=BTCUSDT&fromId=26129&limit=1000": b'[{"a":26129},{"a":26130}]',
+    "/fapi/v1/exchangeInfo": b'{"symbols":[{"symbol":"BTCUSDT"}]}',
+}
+
+
+def test_the_stand_in_agrees_to_a_stream_of_the_other_address_and_stays_silent() -> None:
+    names = ["btcusdt@trade", "btcusdt@aggTrade", "btcusdt@depth@100ms", "btcusdt@markPrice@1s"]
+    public, market, old = map(standin.Session, ("/public/stream", "/market/stream", "/stream"))
+    for session in (public, market, old):
+        assert session.answer(USDM.subscribe(names, 1)[0]) == [b'{"result":null,"id":1}']
+    assert list(public.streams) == list(old.streams) == ["btcusdt@trade", "btcusdt@depth@100ms"]
+    assert list(market.streams) == ["btcusdt@aggTrade", "btcusdt@markPrice@1s"]
+    coin = standin.Session("/stream")
+    coin.answer(COINM.subscribe(["btcusd_perp@aggTrade", "btcusd_perp@trade"], 1)[0])
+    assert list(coin.streams) == ["btcusd_perp@aggTrade", "btcusd_perp@trade"]
+    coin.answer(COINM.unsubscribe(["btcusd_perp@trade"], 2)[0])
+    assert list(coin.streams) == ["btcusd_perp@aggTrade"]
+    assert orjson.loads(coin.answer(b"no")[0])["code"] == 3
+    with pytest.raises(RefusedError):
+        coin.answer(COINM.subscribe([f"s{number}@trade" for number in range(1025)], 3)[0])
+
+
+def test_the_stand_in_answers_with_what_was_recorded() -> None:
+    assert standin.stream_of(b'{"stream":"btcusdt@depth@0ms","data":{}}') == "btcusdt@depth@100ms"
+    assert standin.stream_of(b'{"result":null,"id":1}') is None
+    assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": "100"}, RECORDED)[0] == 200
+    assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT"}, {"/usdm-btcusdt-20240808.gz": b"{}"}) == (200, b"{}")
+    assert standin.rest("/fapi/v1/depth", {"symbol": "ETHUSDT"}, RECORDED)[0] == 400
+    later = standin.rest("/fapi/v1/aggTrades", {"symbol": "BTCUSDT", "fromId": "26130"}, RECORDED)
+    assert later == (200, b'[{"a":26130}]')
+    assert standin.rest("/fapi/v1/exchangeInfo", {}, RECORDED)[1] == RECORDED["/fapi/v1/exchangeInfo"]
