@@ -119,7 +119,8 @@ class Errands:
                     self._rest.ask(action, self._adapter.request(action, 0))
         if now >= self._inquire_at:
             self._inquire_at = now + INSTRUMENTS_INTERVAL_S
-            self._inquire(self._symbols, 0.0)
+            for symbols in self._adapter.inquiries(self._symbols):
+                self._inquire(symbols, 0.0)
 
     def _deliver(self, answer: Answer) -> None:
         """Called in the REST thread."""

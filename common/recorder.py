@@ -108,8 +108,10 @@ class Recorder:
         """Where a frame is filed that says several things: under what they have in common, if that is one symbol."""
         if isinstance(parsed, Snapshot):
             return self._places.get(("book", parsed.symbol), DATA)
-        symbols = {update.symbol for update in parsed}
-        return self._places.get((parsed[0].channel, parsed[0].symbol), DATA) if len(symbols) == 1 else DATA
+        if len({update.symbol for update in parsed}) > 1:
+            return DATA
+        asked = (self._places.get(update[:2]) for update in parsed)  # one stream may bring channels not asked for
+        return next((place for place in asked if place is not None), DATA)
 
     def _not_json(self, payload: bytes) -> bytes:
         if payload != getattr(self._adapter, "PONG", None):

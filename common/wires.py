@@ -323,6 +323,7 @@ class Wires:
     def _refused(self, link: Link, names: list[str], error: str) -> None:
         """A subscription that the exchange refuses is a gap until data flows; it is asked for again."""
         shard = self._open[link.conn][1]
+        names = [name for name in names if name in shard.streams]  # what was dropped since, or was never asked for
         for name in names:
             log.warning("%s %s refused: %s", self._adapter.NAME, name, error)
             channel, symbol = shard.streams[name]
