@@ -2,37 +2,29 @@
 
 python -m processes.archiver [binance …] [--conf FILE]
 
-SUB     connects  feed.records         record batches and heartbeats
-files   reads     feed.journal         what the SUB missed
-files   writes    archive.storage      one file per symbol and hour, archived.json
-child   starts    a sealing worker     compresses full files, makes their tables, commits both to the manifest
+SUB     connects  feed.records          record batches and heartbeats
+files   reads     feed.journal          what the SUB missed
+files   writes    archive.storage       one file per symbol and hour, archived.json
+child   starts    archive.seal_workers  compress full files, make their tables, commit both to the manifest
 """
 
 import argparse
 import contextlib
-import errno
-import fcntl
 import importlib.util
 import logging
-import multiprocessing
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import orjson
 import zmq
 
-from common import exchanges
-from common.adapter import Adapter, version
 from common.archive import ArchiveWriter, ReusedNumberError
-from common.codec import MissingPackageError
-from common.config import ArchiveConfig, Config
+from common.config import Config
 from common.curve import own_client
 from common.disk import Disk
 from common.events import HEARTBEAT, topic
@@ -40,9 +32,8 @@ from common.intake import Intake
 from common.journal_reader import JournalReader
 from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
 from common.record import RecordError
-from common.sealing import DamagedError, Tables, seal
+from common.seal_workers import SealWorkers
 from common.settings import add_arguments, from_arguments
-from common.tabling import tabulate
 
 log = logging.getLogger("archiver")
 
@@ -144,9 +135,7 @@ class Archiver:
         self._config = config
         self._parent = Parent()
         self._stopping = False
-        self._to_seal: list[tuple[Path, str]] = []
-        self._sealing: dict[Path, multiprocessing.process.BaseProcess] = {}
-        self._again_at: dict[Path, float] = {}
+        self._sealing = SealWorkers(config.archive)
         symbols = sum(len(feed.symbols) for feed in config.feeds.values())
         _raise_file_limit(symbols + SPARE_FILES)
 
@@ -179,8 +168,7 @@ class Archiver:
             finally:
                 for archiver in sockets.values():
                     archiver.close()
-                for child in self._sealing.values():
-                    child.terminate()
+                self._sealing.close()
 
     def _loop(self, poller: zmq.Poller, sockets: dict[zmq.Socket[bytes], ExchangeArchiver]) -> None:
         while not self._stopping and not self._parent.is_gone():
@@ -192,75 +180,16 @@ class Archiver:
                     self._receive(cast("zmq.Socket[bytes]", subscriber), archiver)
             now = time.monotonic()
             for archiver in sockets.values():
-                archiver.tell(len(self._sealing) + len(self._to_seal))
+                archiver.tell(len(self._sealing))
                 archiver.tick(now)
-                self._to_seal += [(path, archiver.exchange) for path in archiver.sealable()]
-            self._seal(now)
+                for path in archiver.sealable():
+                    self._sealing.add(path)
+            self._sealing.turn(now)
 
     def _receive(self, subscriber: zmq.Socket[bytes], archiver: ExchangeArchiver) -> None:
         with contextlib.suppress(zmq.Again):
             for _ in range(BATCHES_A_TURN):
                 archiver.take(subscriber.recv(zmq.NOBLOCK))
-
-    def _seal(self, now: float) -> None:
-        """Keep the sealing workers busy; what a killed one left is begun again."""
-        for path, child in list(self._sealing.items()):
-            if child.is_alive():
-                continue
-            del self._sealing[path]
-            if child.exitcode == 0:
-                log.info("sealed %s", path)
-            elif child.exitcode != EXIT_DAMAGED:
-                log.warning("sealing %s ended with %s: trying again", path, child.exitcode)
-                self._again_at[path] = now + RETRY_S
-                self._to_seal.append((path, path.parents[2].name))
-            child.close()
-        for item in list(self._to_seal):
-            if len(self._sealing) >= self._config.archive.seal_workers:
-                return
-            if self._again_at.get(item[0], 0.0) > now:
-                continue
-            self._to_seal.remove(item)
-            self._again_at.pop(item[0], None)
-            context = multiprocessing.get_context("spawn")
-            child = context.Process(target=seal_one, args=(item[0], item[1], self._config.archive), daemon=True)
-            child.start()
-            self._sealing[item[0]] = child
-
-
-EXIT_DAMAGED = 3
-
-
-def seal_one(path: Path, exchange: str, archive: ArchiveConfig) -> None:
-    """Runs in a worker process. One worker at a time for a file: a killed archiver's may still be at it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(10)
-    setup_logging()
-    adapter = cast(Adapter, exchanges.get(exchange))
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists():
-                make_tables = partial(tables_of, adapter=adapter)
-                seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter), make_tables)
-    except FileNotFoundError:
-        return  # the other one was faster
-    except DamagedError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_DAMAGED)
-
-
-def tables_of(path: Path, adapter: Adapter) -> Tables | None:
-    """A file's tables; None where they cannot be made: what is wrong with tables never costs records."""
-    try:
-        return tabulate(path, adapter)
-    except MissingPackageError:
-        return None  # told at the start
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # there is no room for records either: tried again
-        log.exception("%s is sealed without tables: when that is mended, trade-archivist rebuild makes them", path)
-        return None
 
 
 def _warn_without_tables() -> None:

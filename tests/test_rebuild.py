@@ -14,16 +14,16 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from common import cli
+from common import cli, exchanges
 from common.adapter import Adapter
 from common.disk import Disk
 from common.events import Update
 from common.exchanges import binance
 from common.rebuild import rebuild
+from common.seal_workers import tables_of as tables_or_none
 from common.sealing import seal
 from common.storage import MANIFEST, append_manifest, sealed_lines
 from common.verify import verify
-from processes.archiver import tables_of as tables_or_none
 from tests.archives import FIRST, Archive, hours, written
 from tests.record_logs import Log
 from tests.test_tables import TableRecording, assert_tables, tables_of
@@ -84,15 +84,15 @@ def test_rebuild_when_tables_are_stale_then_verify_says_so_and_they_are_made_ane
 ) -> None:
     count = len(tables_of(archive.directory))
     names = {path.name for path in parquet_files(archive.directory)}
-    monkeypatch.setattr(binance, "VERSION", 2)
+    monkeypatch.setattr(exchanges.get("binance"), "VERSION", 7)
     assert cli.main(["verify", str(archive.storage), "--json"]) == 0
     told = orjson.loads(capsys.readouterr().out)["exchanges"]["binance"]
     assert told["tables"] == {"proved": 0, "stale": count, "missing": 0}
-    mend = f"tables of {count} files are stale, not of binance/2: trade-archivist rebuild {archive.storage}"
+    mend = f"tables of {count} files are stale, not of binance/7: trade-archivist rebuild {archive.storage}"
     assert mend in told["notes"][0]
     assert cli.main(["rebuild", str(archive.storage), "--exchange", "binance"]) == 0
     assert capsys.readouterr() == (f"binance: {count} files rebuilt, 0 failed, 0 were in order\n", "")
-    assert {line["normaliser"] for line, _ in tables_of(archive.directory)} == {"binance/2"}
+    assert {line["normaliser"] for line, _ in tables_of(archive.directory)} == {"binance/7"}
     assert names.isdisjoint(path.name for path in parquet_files(archive.directory)), "nothing was overwritten"
     assert_whole(archive.directory, count)
 
@@ -106,7 +106,7 @@ def test_rebuild_when_no_checkpoint_is_of_this_version_then_files_are_derived_on
     recording.take(len(log.lines))
     recording.seal()
     recording.writer.close()
-    monkeypatch.setattr(binance, "VERSION", 2)
+    monkeypatch.setattr(exchanges.get("binance"), "VERSION", 7)
     known, outcomes = rebuild(tmp_path / "binance", 1)
     assert (len(outcomes), {outcome.error for outcome in outcomes}) == (known, {None})
     messages = [(record.seq, found) for record, found in zip(log.records, log.messages, strict=True)]
