@@ -121,6 +121,8 @@ def _book(data: dict[str, Any]) -> Update:
     first, last, before, symbol = data["U"], data["u"], data["pu"], data["s"]
     if type(first) is not int or type(last) is not int or type(before) is not int or type(symbol) is not str:
         raise TypeError
+    if before >= last:
+        raise ValueError  # the id after it may be beyond 64 bits
     fields = {
         "type": "delta",
         "bids": levels(data["b"]),
