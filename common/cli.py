@@ -117,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     _add_cat(command("cat", "print the records of archive files (.bz2, .zst, .open) and journals (.records)", _CAT))
     _add_normalise(command("normalise", "turn records into events", _NORMALISE))
     add_research(command)
+    exchanges = command("exchanges", "list the exchanges, their channels, and how surely each is whole", "")
+    exchanges.add_argument("--markdown", action="store_true", help="as tables for a document")
     keys = command("keys", "make key pairs for a server and a client", _KEYS)
     keys.add_argument("directory", nargs="?", type=Path, default=Path("keys"), metavar="DIR", help="default: keys")
     keys.add_argument("--name", default="client", help="the client's name, that of its files (client)")
@@ -161,6 +163,10 @@ def _run(args: argparse.Namespace) -> int:
         from .cli_keys import keys
 
         return keys(args.directory, args.name)
+    if args.command == "exchanges":
+        from .cli_exchanges import exchanges_table
+
+        return exchanges_table(markdown=args.markdown)
     if args.command == "rebuild":
         from . import cli_rebuild
 
