@@ -7,6 +7,7 @@ import pytest
 
 from common import exchanges
 from common.adapter import Adapter
+from common.events import Snapshot
 from common.exchanges import binance_futures_standin as standin
 from common.standin_dialect import RefusedError
 
@@ -41,6 +42,9 @@ def test_the_stand_in_answers_with_what_was_recorded() -> None:
     assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": "100"}, RECORDED)[0] == 200
     assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT"}, {"/usdm-btcusdt-20240808.gz": b"{}"}) == (200, b"{}")
     assert standin.rest("/fapi/v1/depth", {"symbol": "ETHUSDT"}, RECORDED)[0] == 400
+    book = Snapshot("BTCUSDT", 9, 1723161256322 * 10**6, [("1", "2")], [])
+    url = "/fapi/v1/depth?symbol=BTCUSDT"
+    assert USDM.parse_rest(url, standin.book(book)) == book._replace(bids=[["1", "2"]])  # type: ignore[list-item]
     later = standin.rest("/fapi/v1/aggTrades", {"symbol": "BTCUSDT", "fromId": "26130"}, RECORDED)
     assert later == (200, b'[{"a":26130}]')
     assert standin.rest("/fapi/v1/exchangeInfo", {}, RECORDED)[1] == RECORDED["/fapi/v1/exchangeInfo"]

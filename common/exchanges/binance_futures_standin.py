@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from ..events import Snapshot
+from ..fields import NS_PER_MS
 from ..standin_dialect import RefusedError
 from . import binance_standin
 from .binance_futures import route
@@ -75,6 +77,12 @@ def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tup
     if path.endswith("/exchangeInfo"):
         return 200, b'{"symbols":[]}'
     return (400, _UNKNOWN_SYMBOL) if path.endswith(("/depth", "/openInterest")) else (404, _UNKNOWN_PATH)
+
+
+def book(snapshot: Snapshot) -> bytes:
+    """A book over REST."""
+    time = {} if snapshot.ts_event is None else dict.fromkeys("ET", snapshot.ts_event // NS_PER_MS)
+    return orjson.dumps({"lastUpdateId": snapshot.last, **time, "bids": snapshot.bids, "asks": snapshot.asks})
 
 
 def _from(body: bytes, query: dict[str, str]) -> bytes:
