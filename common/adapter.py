@@ -30,6 +30,7 @@ class Adapter(Protocol):
     CHANNELS: tuple[str, ...]  # what it offers, out of events.CHANNELS
     DENSE: frozenset[str]  # channels whose ids count up by one for each symbol: a hole is a loss
     BACKFILLS: frozenset[str]  # of these, what can be fetched by id
+    REPEATS: frozenset[str]  # of these, what a subscription begins with again: trades that were told before
     BOOK: BookRule
     WHOLE: Mapping[str, str]  # for each channel, what can be known of holes: proven, detected, else unverifiable
 
@@ -85,6 +86,7 @@ DEFAULTS: dict[str, Any] = {
     "WEIGHT_PER_MIN": 300,
     "DENSE": frozenset(),
     "BACKFILLS": frozenset(),
+    "REPEATS": frozenset(),
     "WHOLE": {},
     "BOOK": BookRule("stream", "none"),
     "CANDLE_INTERVALS": (),

@@ -21,6 +21,7 @@ class Judge:
     def __init__(self, adapter: Adapter, out: Emission) -> None:
         self.actions: list[Action] = []
         self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
+        self._repeats = getattr(adapter, "REPEATS", frozenset())
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -45,7 +46,8 @@ class Judge:
         if update.first == last + 1:
             return True
         if update.last <= last:
-            if update.last == last or (topic.seam and update.last > last - _RESET_BELOW):
+            repeats = topic.seam or topic.channel in self._repeats
+            if update.last == last or (repeats and update.last > last - _RESET_BELOW):
                 return False
             if topic.gap is None:
                 self._out.open_gap(state, topic, "ids ran back")

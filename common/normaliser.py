@@ -144,6 +144,9 @@ class Normaliser:
         return self._out.finish()
 
     def _deliver(self, state: SymbolState, topic: Topic, conn: int, update: Update) -> None:
+        if topic.channel == "instrument":
+            self._learn([update])
+            return
         if topic.conn is None:
             topic.follow(conn, lags=False)
         if topic.conn == conn:

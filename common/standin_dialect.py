@@ -27,6 +27,8 @@ class Session(Protocol):
     def beat(self, now_ms: int) -> list[bytes]: ...  # once a second
     def greeting(self) -> list[bytes]: ...  # on connect
 
+    # `numbered(payload) -> bytes`: a recorded frame with its number on this connection, where messages are counted
+
 
 class Dialect(Protocol):
     """A module of `exchanges/`. It holds a `Session` beside these."""

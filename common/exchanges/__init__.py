@@ -13,6 +13,8 @@ _FILES = {
     "binance-coinm": "binance_futures",
     "kraken": "kraken",
     "bitstamp": "bitstamp",
+    "coinbase": "coinbase",
+    "coinbase-advanced": "coinbase_advanced",
     "bybit-spot": "bybit",
     "bybit-linear": "bybit",
     "bybit-inverse": "bybit",

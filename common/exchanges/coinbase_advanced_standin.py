@@ -1,0 +1,109 @@
+"""Coinbase Advanced Trade as it speaks: one channel per subscription, heartbeats, all messages counted. Pure.
+
+Source: docs.cdp.coinbase.com/advanced-trade, WebSocket overview and channels; a recording of 2026-08-09.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from .coinbase import symbol_error
+
+MESSAGES_PER_S = 8.0
+
+_CHANNELS = ("level2", "market_trades", "ticker", "ticker_batch", "candles", "status")
+_STREAMS = {"l2_data": "level2", "market_trades": "market_trades", "ticker": "ticker", "candles": "candles"}
+_LISTS = ("trades", "tickers", "candles")
+_NUMBER = re.compile(rb'"sequence_num":\d+')
+
+
+def stream_of(payload: bytes) -> str | None:
+    """The stream of a recorded frame, by its first product."""
+    try:
+        message = orjson.loads(payload)
+        event = message["events"][0]
+        listed = next((event[name] for name in _LISTS if name in event), [event])
+        return f"{_STREAMS[message['channel']]}:{listed[0]['product_id']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+        return None
+
+
+def pack(payload: bytes) -> bytes | None:
+    return None
+
+
+def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]:
+    body = recorded.get(path)
+    return (404, b'{"error":"NOT_FOUND","message":"not found"}') if body is None else (200, body)
+
+
+class Session:
+    """What one connection has subscribed to, the answers to what it sends, and the number of each message."""
+
+    def __init__(self, path: str) -> None:
+        self.streams: dict[str, None] = {}
+        self._hears = False  # heartbeats
+        self._beats = self._next = 0
+        self._time = "1970-01-01T00:00:00Z"  # of the last beat
+
+    def greeting(self) -> list[bytes]:
+        return []
+
+    def numbered(self, payload: bytes) -> bytes:
+        """A recorded frame with its number on this connection."""
+        self._next += 1
+        return _NUMBER.sub(b'"sequence_num":%d' % (self._next - 1), payload, count=1)
+
+    def answer(self, frame: bytes) -> list[bytes]:
+        try:
+            request = orjson.loads(frame)
+        except orjson.JSONDecodeError:
+            return [_error("failed to parse message")]
+        kind = request.get("type") if isinstance(request, dict) else None
+        if kind not in ("subscribe", "unsubscribe"):
+            return [_error("type must be subscribe or unsubscribe")]
+        channel, products = request.get("channel"), request.get("product_ids", [])
+        if channel == "heartbeats":
+            self._hears = kind == "subscribe"
+        elif channel not in _CHANNELS:
+            return [_error(f"channel {channel} is not supported")]
+        elif not isinstance(products, list) or not products or not all(map(_is_product, products)):
+            return [_error("product_ids are missing or not valid")]
+        elif kind == "subscribe":
+            self.streams |= {f"{channel}:{product}": None for product in products}
+        else:
+            for product in products:
+                self.streams.pop(f"{channel}:{product}", None)
+        return [self._message("subscriptions", [{"subscriptions": self._subscriptions()}])]
+
+    def _subscriptions(self) -> dict[str, list[str]]:
+        listed: dict[str, list[str]] = {"heartbeats": ["heartbeats"]} if self._hears else {}
+        for name in self.streams:
+            channel, _, product = name.partition(":")
+            listed.setdefault(channel, []).append(product)
+        return dict(sorted(listed.items()))
+
+    def beat(self, now_ms: int) -> list[bytes]:
+        """A heartbeat, where it was asked for."""
+        now = datetime.fromtimestamp(now_ms / 1000, UTC)
+        self._time = f"{now:%Y-%m-%dT%H:%M:%S.%f}000Z"
+        if not self._hears:
+            return []
+        self._beats += 1
+        event = {"current_time": f"{now:%Y-%m-%d %H:%M:%S.%f} +0000 UTC m=+1.0", "heartbeat_counter": self._beats}
+        return [self._message("heartbeats", [event])]
+
+    def _message(self, channel: str, events: list[dict[str, Any]]) -> bytes:
+        message = {"channel": channel, "timestamp": self._time, "sequence_num": 0, "events": events}
+        return self.numbered(orjson.dumps(message))
+
+
+def _is_product(product: object) -> bool:
+    return isinstance(product, str) and symbol_error(product) is None
+
+
+def _error(message: str) -> bytes:
+    return orjson.dumps({"type": "error", "message": message})
