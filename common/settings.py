@@ -170,7 +170,7 @@ def leaves(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, obje
 
 
 def _from_environ(environ: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Setting]:
-    variables = {PREFIX + key.upper().replace(".", "__"): key for key in kinds}
+    variables = {PREFIX + key.upper().replace(".", "__").replace("-", "_"): key for key in kinds}
     settings = {}
     for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS):
         _check_known(f"environment: unknown variable {name}", name, variables)

@@ -94,8 +94,8 @@ class BinanceStandin(StandinServer[dialect.Session]):
     def answer(self, link: Link, session: dialect.Session, text: str | bytes) -> None:
         link.write(TEXT, [session.answer(text)])
 
-    def send(self, link: Link, session: dialect.Session, messages: Sequence[Message]) -> None:
-        link.write(TEXT, dialect.forms(session, messages), stream=True)
+    def send(self, link: Link, session: dialect.Session, messages: Sequence[Message], kept: Sequence[Message]) -> None:
+        link.write(TEXT, dialect.forms(session, kept), stream=True)
 
     def send_shutdown(self, link: Link, session: dialect.Session) -> None:
         stream, data = dialect.shutdown_event(time.time_ns() // 1_000_000)

@@ -9,10 +9,11 @@ import heapq
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from websockets.http11 import Request
 
-from . import exchanges
+from .adapter import Adapter
 from .events import CHANNELS, Snapshot
 from .faults import BINARY, TEXT, FaultError
 from .foreign_recording import BINARY as BINARY_LINE
@@ -30,13 +31,11 @@ FRAME_BYTES_MAX = 64 * 1024**2
 
 
 class RecordedStandin(StandinServer[Session]):
-    def __init__(self, options: Options) -> None:
-        try:
-            self._adapter, self._dialect = exchanges.get(options.exchange), exchanges.dialect(options.exchange)
-        except LookupError as error:
-            raise ConfigError(str(error)) from None
+    def __init__(self, options: Options, adapter: Adapter, dialect: Any) -> None:
+        """`dialect` is a `standin_dialect.Dialect` with its `Session`."""
         if not options.recordings:
-            raise ConfigError(f"{options.exchange} needs --recording: only of binance a market can be made up")
+            raise ConfigError(f"{options.exchange} needs --recording: a market can be made up for binance only")
+        self._adapter, self._dialect = adapter, dialect
         self.per_second = self._dialect.MESSAGES_PER_S
         self._books = StandinBooks(self._adapter)
         self._recorded: dict[str, bytes] = {}
@@ -99,10 +98,16 @@ class RecordedStandin(StandinServer[Session]):
         self._say(link, session.answer(text.encode() if isinstance(text, str) else text))
         for name in session.streams:
             if name not in before:  # whoever comes late to a book is brought to where it is
-                self.send(link, session, self.faults.unmuted(self._books.since_snapshot(name)))
+                missed = self.faults.unmuted(self._books.since_snapshot(name))
+                self.send(link, session, missed, missed)
 
-    def send(self, link: Link, session: Session, messages: Sequence[Message]) -> None:
-        frames = [self._frame(message) for message in messages if message.stream in session.streams]
+    def send(self, link: Link, session: Session, messages: Sequence[Message], kept: Sequence[Message]) -> None:
+        numbered = getattr(session, "numbered", None)
+        if numbered is not None:  # what gets lost was counted before
+            alive = {id(message) for message in kept}
+            given = [(message, numbered(message.payload)) for message in messages if message.stream in session.streams]
+            kept = [message._replace(payload=payload) for message, payload in given if id(message) in alive]
+        frames = [self._frame(message) for message in kept if message.stream in session.streams]
         for opcode, run in itertools.groupby(frames, key=lambda frame: frame[0]):
             link.write(opcode, [payload for _, payload in run], stream=True)
 

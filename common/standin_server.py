@@ -116,8 +116,8 @@ class StandinServer(ABC, Generic[S]):
         """Send what a client's frame is answered with. Raises RefusedError."""
 
     @abstractmethod
-    def send(self, link: Link, session: S, messages: Sequence[Message]) -> None:
-        """Send the messages that the connection has subscribed to."""
+    def send(self, link: Link, session: S, messages: Sequence[Message], kept: Sequence[Message]) -> None:
+        """Send the messages that the connection has subscribed to, and that were kept: the others get lost."""
 
     @abstractmethod
     def send_shutdown(self, link: Link, session: S) -> None:
@@ -220,16 +220,17 @@ class StandinServer(ABC, Generic[S]):
             room = min((after - self._passed for after, _ in self._armed), default=len(messages))
             part, messages = messages[:room], messages[room:]
             self.passing(part)
-            self._send(self.faults.passing([message for message in part if message.stream]))
+            streamed = [message for message in part if message.stream]
+            self._send(streamed, self.faults.passing(streamed))
             self._passed += len(part)
             for link, _ in list(self.links.values()) if self._lossless else ():
                 with contextlib.suppress(OSError):
                     await link.drain()
             self._fire()
 
-    def _send(self, messages: Sequence[Message]) -> None:
+    def _send(self, messages: Sequence[Message], kept: Sequence[Message]) -> None:
         for link, session in list(self.links.values()):
-            self.send(link, session, messages)
+            self.send(link, session, messages, kept)
             if not self._lossless and link.is_behind:
                 log.warning("%s connection %d reads too slowly: cut", self.options.exchange, link.number)
                 link.transport.abort()

@@ -10,8 +10,8 @@ file   writes  --sent               one JSON line per data frame sent
 import sys
 from collections.abc import Sequence
 
-from common import standin_options
-from common.process import Service, run_service
+from common import exchanges, standin_options
+from common.process import ConfigError, Service, run_service
 from common.standin_binance import BinanceStandin
 from common.standin_recorded import RecordedStandin
 
@@ -23,7 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _made(options: standin_options.Options) -> Service:
     """Binance spot has its generator and answers of its own; every other exchange is what was recorded of it."""
-    return BinanceStandin(options) if options.exchange == "binance" else RecordedStandin(options)
+    if options.exchange == "binance":
+        return BinanceStandin(options)
+    try:
+        dialect = exchanges.dialect(options.exchange)
+    except LookupError as error:
+        raise ConfigError(str(error)) from None
+    return RecordedStandin(options, exchanges.get(options.exchange), dialect)
 
 
 if __name__ == "__main__":

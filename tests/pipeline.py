@@ -11,19 +11,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import zmq
 
+from common import exchanges
 from common.codec import lines
 from common.disk import Disk
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import Record, decode
-from common.storage import NO_SYMBOL, holes, month_dirs, read_archived, sealed_lines, symbol_dirs
+from common.storage import NO_SYMBOL, encode_symbol, holes, month_dirs, read_archived, sealed_lines, symbol_dirs
 from tests.standin_client import ROOT, Standin
 
 DEADLINE_S = 60.0
@@ -33,10 +33,12 @@ FAST = {
     "ARCHIVE__ROTATE_MIN_BYTES": "1",
     "ARCHIVE__SYNC_INTERVAL_S": "0.3",
     "ARCHIVE__FLUSH_INTERVAL_S": "0.05",
-    "FEED__BINANCE__CHECKPOINT_S": "1",
-    "FEED__BINANCE__JOURNAL_SEGMENT_BYTES": "1000000",
-    "FEED__BINANCE__EVENTS_HIGH_WATER": "1000000",
-    "FEED__BINANCE__BACKOFF_MAX_S": "0.5",
+}
+FAST_FEED = {
+    "CHECKPOINT_S": "1",
+    "JOURNAL_SEGMENT_BYTES": "1000000",
+    "EVENTS_HIGH_WATER": "1000000",
+    "BACKOFF_MAX_S": "0.5",
 }
 
 
@@ -98,14 +100,23 @@ def events_of(messages: Iterable[bytes]) -> list[dict[str, Any]]:
 class Pipeline:
     """A feed, an archiver and, where it is wanted, history on one storage directory; each can be killed and started."""
 
-    def __init__(self, directory: Path, standin: Standin, symbols: str = "BTCUSDT,ETHUSDT", **settings: str) -> None:
-        self.storage, self.standin = directory / "storage", standin
+    def __init__(
+        self,
+        directory: Path,
+        standin: Standin,
+        symbols: str = "BTCUSDT,ETHUSDT",
+        exchange: str = "binance",
+        **settings: str,
+    ) -> None:
+        self.storage, self.standin, self.exchange = directory / "storage", standin, exchange
         self.endpoint, self.server = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
-        self.exchange_dir = self.storage / "binance"
-        self.journal = self.storage / ".journal" / "binance"
+        self.exchange_dir = self.storage / exchange
+        self.journal = self.storage / ".journal" / exchange
         self.scheme, self.host = "", "127.0.0.1"  # "s" for TLS
         self._symbols = symbols
-        self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in {**FAST, **settings}.items()}
+        feed = f"FEED__{exchange.upper().replace('-', '_')}__"
+        chosen = {**FAST, **{feed + key: value for key, value in FAST_FEED.items()}, **settings}
+        self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in chosen.items()}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._log_from: dict[str, int] = {}  # where the log of the last process of a name begins
         self.log = directory / "log"
@@ -113,7 +124,7 @@ class Pipeline:
     def start(self, *names: str, **environ: str) -> None:
         for name in names or ("archiver", "feed"):
             command = [
-                sys.executable, "-m", f"processes.{name}", "binance",
+                sys.executable, "-m", f"processes.{name}", self.exchange,
                 "--storage", str(self.storage), *(("--symbols", self._symbols) if self._symbols else ()),
                 "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
                 "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
@@ -225,8 +236,10 @@ def assert_dense(records: list[Record], exchange_dir: Path) -> None:
         assert after.seq > before.seq and inside, f"{before.head} is followed by {after.head}"
 
 
-def normalised(records: Iterable[Record], symbols: Iterable[str] | None = None) -> list[bytes]:
-    normaliser = Normaliser(binance, None if symbols is None else frozenset(symbols))
+def normalised(
+    records: Iterable[Record], symbols: Iterable[str] | None = None, exchange: str = "binance"
+) -> list[bytes]:
+    normaliser = Normaliser(exchanges.get(exchange), None if symbols is None else frozenset(symbols))
     messages = normaliser.all_messages(records)
     assert not normaliser.errors
     return messages
@@ -260,16 +273,20 @@ def counts(messages: Iterable[bytes]) -> Counter[bytes]:
     return Counter(message.partition(b" ")[0] for message in messages)
 
 
-def assert_live_equals_archive(live: Live, records: list[Record], exchange_dir: Path) -> None:
+def assert_live_equals_archive(
+    live: Live, records: list[Record], exchange_dir: Path, symbols: Sequence[str] = ("BTCUSDT", "ETHUSDT")
+) -> None:
     """What was live = normalise(all) = normalise(all without checkpoints) = normalise(each symbol's files with `_`)."""
-    whole = normalised(records)
+    exchange = exchange_dir.name
+    whole = normalised(records, exchange=exchange)
     until(lambda: len(live.messages) >= len(whole), "the subscriber has everything")
     assert live.messages == whole
-    assert normalised([record for record in records if record.kind != "checkpoint"]) == whole
+    assert normalised([record for record in records if record.kind != "checkpoint"], exchange=exchange) == whole
     topics = by_topic(whole)
-    for symbol in ("BTCUSDT", "ETHUSDT"):
-        alone = by_topic(normalised(archived(exchange_dir, symbol), [symbol]))
-        assert alone == {topic: bodies for topic, bodies in topics.items() if topic.endswith(symbol.encode())}
+    for symbol in symbols:
+        alone = by_topic(normalised(archived(exchange_dir, encode_symbol(symbol)), [symbol], exchange))
+        end = f"/{encode_symbol(symbol)}".encode()
+        assert alone == {topic: bodies for topic, bodies in topics.items() if topic.endswith(end)}
 
 
 def is_part(part: list[bytes], whole: list[bytes]) -> bool:

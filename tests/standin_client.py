@@ -34,19 +34,11 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-class Standin:
-    """`python -m processes.standin binance --port 0 …`, with clients that are closed at the end."""
+class Clients:
+    """Clients of what listens on a port, closed at the end."""
 
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "processes.standin", "binance", "--port", "0", *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if "listening on" in line:
-                self.port = int(line.rpartition(":")[2])
-                break
-        else:
-            raise AssertionError("the stand-in ended before it listened")
+    def __init__(self, port: int) -> None:
+        self.port = port
         self._http = urllib3.PoolManager()
         self._clients: list[websocket.WebSocket] = []
 
@@ -72,11 +64,29 @@ class Standin:
         found: dict[str, Any] = json.loads(self.get("/standin/status").data)
         return found
 
-    def stop(self) -> None:
+    def hang_up(self) -> None:
         for client in self._clients:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 client.shutdown()  # type: ignore[no-untyped-call]  # the library has no types here
         self._http.clear()
+
+
+class Standin(Clients):
+    """`python -m processes.standin binance --port 0 …`, with its clients."""
+
+    def __init__(self, *arguments: object, exchange: str = "binance") -> None:
+        command = [sys.executable, "-m", "processes.standin", exchange, "--port", "0", *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if "listening on" in line:
+                super().__init__(int(line.rpartition(":")[2]))
+                break
+        else:
+            raise AssertionError("the stand-in ended before it listened")
+
+    def stop(self) -> None:
+        self.hang_up()
         self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=DEADLINE_S)
         assert self.process.returncode == 0, errors
@@ -84,8 +94,8 @@ class Standin:
 
 
 @contextlib.contextmanager
-def standin(*arguments: object) -> Iterator[Standin]:
-    started = Standin(*arguments)
+def standin(*arguments: object, exchange: str = "binance") -> Iterator[Standin]:
+    started = Standin(*arguments, exchange=exchange)
     try:
         yield started
     finally:
