@@ -63,10 +63,12 @@ class RankedBook(Book):
     Prices must be texts of numbers. About 220 bytes a level.
     """
 
-    __slots__ = ("_ask_ranks", "_bid_ranks", "ask_prices", "bid_prices")
+    __slots__ = ("_ask_ranks", "_bid_ranks", "ask_prices", "best_asks", "best_bids", "bid_prices")
 
     def __init__(self) -> None:
         super().__init__()
+        self.best_bids: bytes | None = None  # what a check has made of a side; None once the side has changed
+        self.best_asks: bytes | None = None
         self.bid_prices: list[str] = []
         self.ask_prices: list[str] = []
         self._bid_ranks: list[float] = []  # of each price, rising
@@ -74,6 +76,7 @@ class RankedBook(Book):
 
     def replace(self, bids: list[Level], asks: list[Level]) -> None:
         super().replace(bids, asks)
+        self.best_bids = self.best_asks = None
         self.bid_prices = sorted(self.bids, key=float, reverse=True)
         self.ask_prices = sorted(self.asks, key=float)
         self._bid_ranks = [-float(price) for price in self.bid_prices]
@@ -81,8 +84,10 @@ class RankedBook(Book):
 
     def apply(self, bids: list[Level], asks: list[Level]) -> None:
         if bids:
+            self.best_bids = None
             _apply_ranked(self.bids, self.bid_prices, self._bid_ranks, bids, -1.0)
         if asks:
+            self.best_asks = None
             _apply_ranked(self.asks, self.ask_prices, self._ask_ranks, asks, 1.0)
 
     def cut(self, depth: int) -> None:

@@ -51,8 +51,11 @@ class Emission:
         if not events:
             return []
         self._events = []
-        if len(events) > 1:
-            events.sort(key=lambda item: item[0].prefix)
+        if len(events) == 1:
+            topic, event = events[0]
+            topic.last, topic.part, topic.ts = self.seq, 0, self.ts
+            return [(topic.prefix, event)]
+        events.sort(key=lambda item: item[0].prefix)
         counts: dict[bytes, int] = {}
         for topic, event in events:
             event["part"] = counts.get(topic.prefix, 0)

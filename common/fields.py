@@ -15,12 +15,18 @@ NS_PER_US = 1_000
 _TIME_MAX = 9_223_372_036_854_775_807
 
 
-_decode_exact = json.JSONDecoder(parse_float=str).decode
+_exactly = json.JSONDecoder(parse_float=str)
+_scan_exactly = json.scanner.make_scanner(_exactly)  # a third faster than `decode`, which looks for blanks around
 
 
 def loads_exact(payload: bytes) -> Any:
     """JSON whose fractions are texts with the digits as sent (1.50, 9.2E-7); integers are exact at any length."""
-    return _decode_exact(payload.decode())
+    text = payload.decode()
+    try:
+        value, end = _scan_exactly(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _exactly.decode(text)
 
 
 def text(value: object) -> str:
