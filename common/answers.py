@@ -219,7 +219,8 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
     """The book after the last record received up to a moment."""
     reader, symbol = exchange.reader, request.symbol
     at = complete if request.at is None else min(reader.seq_at(request.at + 1, [symbol]) - 1, complete)
-    state = reader.normaliser(symbol, at, "book").symbols.get(symbol)
+    normaliser, latest = reader.latest(symbol, at, "book")
+    state = normaliser.symbols.get(symbol)
     of_topic = state.channels.get("book") if state is not None else None
     if state is None or of_topic is None or not state.sync.synced:
         message = f"no book of {symbol} is in step at record {at}: `coverage` says when there is one"
@@ -228,7 +229,7 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
     header = {
         "seq": of_topic.last,
         "ts_recv": of_topic.ts,
-        "ts_event": _ts_event(exchange, symbol, of_topic.last),
+        "ts_event": orjson.loads(body(latest))["ts_event"] if latest else _ts_event(exchange, symbol, of_topic.last),
         "last_id": str(state.sync.id),
     }
     return header, [orjson.dumps({"bids": bids, "asks": asks})]

@@ -107,16 +107,21 @@ class Reader:
 
     def normaliser(self, symbol: str, after: int, channel: str | None = None) -> Normaliser:
         """The state after a record. With `channel`, that of this channel alone is to be looked at."""
-        normaliser = Normaliser(self._adapter, [symbol])
+        return self.latest(symbol, after, channel)[0]
+
+    def latest(self, symbol: str, after: int, channel: str | None) -> tuple[Normaliser, bytes | None]:
+        """The same, with the channel's last message on the way there; None where replaying gave none of it."""
+        normaliser, message = Normaliser(self._adapter, [symbol]), None
         other = b'"kind":"in","channel":"'
         mine = other + (channel or "").encode() + b'"'
+        own = topic(self._adapter.NAME, channel or "", symbol)
         for _, line in self.replayed(normaliser, [symbol], after, after):
             if channel is not None and line.find(other, 0, 96) > 0 and line.find(mine, 0, 128) < 0:
                 continue
             if (work := normaliser.work(line)) is not None:
-                normaliser.messages(work)
+                message = next(filter(lambda each: each.startswith(own), reversed(normaliser.messages(work))), message)
             normaliser.actions.clear()
-        return normaliser
+        return normaliser, message
 
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
