@@ -3,7 +3,7 @@
     python -m benchmarks.history [--files 10000] [--megabytes 150]
 
 An archive with many sealed files (zstd) is written first: most of them small, one hour dense, 50 records/s, with a
-checkpoint every ten minutes. Then the real server is asked: small slices, books, raw slices, parts of a large table.
+checkpoint every five minutes. Then the real server is asked: small slices, books, raw slices, parts of a large table.
 """
 
 import argparse
@@ -102,11 +102,11 @@ class Writer:
         self.record("in", "book", orjson.dumps({"stream": "btcusdt@depth", "data": data}), conn=1)
 
     def hour(self, count: int) -> None:
-        """The next hour's records, a checkpoint every ten minutes."""
+        """The next hour's records, a checkpoint every five minutes."""
         begin = self.now // HOUR_NS * HOUR_NS + HOUR_NS
         for index in range(count):
             self.now = begin + index * HOUR_NS // count
-            if index % max(1, count // 6) == 0:
+            if index % max(1, count // 12) == 0:
                 self.record("checkpoint", None, self.normaliser.checkpoint(SYMBOL))
             (self.delta if index % 5 == 0 else self.trade)()
 

@@ -45,8 +45,9 @@ class FeedConfig:
     """Seconds of records that a power loss may take."""
     busy_poll: bool = False
     """Never sleep between two frames: less latency, for a whole core."""
-    checkpoint_s: int = 600
-    """Seconds between two checkpoints of one symbol."""
+    checkpoint_s: int = 300
+    """Seconds between two checkpoints of one symbol: history replays that much at most. A book of 5,000 levels a side
+    takes 0.3 MB of the journal each time, and 50 KB of the archive."""
     heartbeat_interval_s: float = 1.0
     """Seconds between two heartbeats of one symbol."""
     max_frame_bytes: int = 64 * 1024**2

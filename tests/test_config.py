@@ -126,7 +126,7 @@ def test_load_when_a_file_has_an_unknown_key_or_wrong_type_then_it_is_refused(
         ("[standin]\nport = 70000", "standin.port: 70000 is not a port"),
         ("[archive]\ncodec = 'gzip'", "archive.codec: 'gzip' is not one of bz2, zstd"),
         ("[archive]\nlevel = 10", "archive.level: 10 is above 9, the highest of bz2"),
-        ("[archive]\nrotate_s = 3601", "archive.rotate_s: rotate_s 3601 is not a multiple of checkpoint_s 600"),
+        ("[archive]\nrotate_s = 3601", "archive.rotate_s: rotate_s 3601 is not a multiple of checkpoint_s 300"),
         ("[feed.binance]\ncheckpoint_s = 7", "feed.binance.checkpoint_s: rotate_s 3600 is not a multiple"),
         ("[archive]\nstorage = ''", "archive.storage: is empty"),
         ('[archive]\nstorage = "a\\nb"', "archive.storage: 'a\\nb' holds a control character"),
