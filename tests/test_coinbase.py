@@ -133,6 +133,7 @@ def test_streams_and_frames_are_the_documented_ones() -> None:
 def test_acks_and_errors_name_what_they_are_about() -> None:
     names = ("level2_batch:BTC-USD", "level2_batch:ETH-USD", "status")
     assert ADAPTER.reply(orjson.loads(ACK)) == Reply(None, None, names)
+    assert ADAPTER.reply(orjson.loads(ACK.replace(b"level2_batch", b"level2_50"))) == Reply(None, None, names)
     locked = ADAPTER.reply(orjson.loads(LOCKED))
     assert locked is not None and locked.names == () and "require authentication" in str(locked.error)
     unknown = {"type": "error", "message": "Failed to subscribe", "reason": "NO-USD is not a valid product"}

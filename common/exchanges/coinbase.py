@@ -32,6 +32,7 @@ TRADES_MAX = 1000
 """The most trades that one REST answer holds."""
 
 _STREAMS = {"trade": ("matches",), "book": ("level2_batch",), "quote": ("ticker",), "ticker": ("ticker",)}
+_ACKED = {"level2_50": "level2_batch"}  # by the batches' 50 ms: some acks are said to call it so, unconfirmed
 _TAKER = {"sell": "buy", "buy": "sell"}  # a match names the maker's side
 _HEARD = Reply("heartbeat", None)  # answers nothing that was asked
 _update = tuple.__new__
@@ -110,7 +111,8 @@ def _subscribed(channels: list[dict[str, Any]]) -> list[str]:
     names = []
     for channel in channels:
         products = channel.get("product_ids") or [""]
-        names += [text(channel["name"]) + (f":{text(product)}" if product else "") for product in products]
+        name = _ACKED.get(channel["name"], text(channel["name"]))
+        names += [f"{name}:{text(product)}" if product else name for product in products]
     return names
 
 

@@ -115,7 +115,7 @@ def _levels(event: dict[str, Any], sent: str) -> Update:
     """Absolute amounts. Asks are called `offer`."""
     bids: list[list[str]] = []
     asks: list[list[str]] = []
-    symbol, updates, time = event["product_id"], event["updates"], None
+    symbol, updates = event["product_id"], event["updates"]
     for update in updates:
         side, price, amount = update["side"], update["price_level"], update["new_quantity"]
         if type(price) is not str or type(amount) is not str:
@@ -126,10 +126,9 @@ def _levels(event: dict[str, Any], sent: str) -> Update:
             asks.append([price, amount])
         else:
             raise ValueError
-        time = update["event_time"]
     if type(symbol) is not str:
         raise TypeError
-    ts = (ns_of_iso(time) if time is not None else 0) or ns_of_iso(sent)  # 1970 stands for none
+    ts = (ns_of_iso(updates[-1]["event_time"]) if updates else 0) or ns_of_iso(sent)  # 1970 stands for none
     fields = {"type": _BOOK_TYPES[event["type"]], "bids": bids, "asks": asks}
     return _update(Update, ("book", symbol, ts, ts, ts, fields))
 
@@ -140,9 +139,7 @@ _BOOK_TYPES = {"snapshot": "snapshot", "update": "delta"}
 def _trades(message: dict[str, Any]) -> list[Update]:
     """Trades in the order of their ids; a frame has the newest first."""
     trades = [_trade(trade) for event in message["events"] for trade in event["trades"]]
-    if len(trades) > 1:
-        trades.sort(key=lambda trade: trade.last)
-    return trades
+    return trades if len(trades) == 1 else sorted(trades, key=lambda trade: trade.last)
 
 
 def _trade(data: dict[str, Any]) -> Update:
@@ -153,12 +150,12 @@ def _trade(data: dict[str, Any]) -> Update:
     trade of the same id from Coinbase Exchange. The record keeps what was sent.
     """
     trade_id, price, amount, symbol = data["trade_id"], data["price"], data["size"], data["product_id"]
-    if type(price) is not str or type(amount) is not str or type(symbol) is not str:
+    if type(price) is not str or type(amount) is not str or type(symbol) is not str or type(trade_id) is not str:
         raise TypeError
-    number = whole(trade_id)
-    if not 0 <= number < _INT64_MAX:
+    number = int(trade_id)
+    if str(number) != trade_id or not 0 <= number < _INT64_MAX:
         raise ValueError
-    fields = {"id": str(number), "price": price, "amount": amount, "side": _SIDES[data["side"]]}
+    fields = {"id": trade_id, "price": price, "amount": amount, "side": _SIDES[data["side"]]}
     return _update(Update, ("trade", symbol, number, number, ns_of_iso(data["time"]), fields))
 
 
