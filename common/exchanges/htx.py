@@ -30,8 +30,8 @@ STREAMS_PER_SUBSCRIBE = 1  # a frame asks for one, and an error names only the f
 MESSAGE_INTERVAL_S = 0.05  # 50 to 100 a second are allowed
 
 CHANNELS = ("trade", "book", "quote", "ticker", "candle", "instrument")
-DENSE = frozenset({"trade"})
-"""`tradeId` counts up by one for each symbol. What was missed cannot be asked for by it."""
+DENSE = REPEATS = frozenset({"trade"})
+"""`tradeId` counts up by one for each symbol; a subscription begins with the last ones. None can be asked for by it."""
 
 WHOLE = {"trade": "proven", "book": "proven"}
 CANDLE_INTERVALS = ("1min", "5min", "15min", "30min", "60min", "4hour", "1day", "1week", "1mon", "1year")

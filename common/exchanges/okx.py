@@ -40,7 +40,7 @@ PING_INTERVAL_S = 20.0
 CHANNELS = (
     "trade", "book", "quote", "ticker", "candle", "funding", "mark", "open_interest", "liquidation", "instrument",
 )  # fmt: skip
-DENSE = BACKFILLS = frozenset({"trade"})
+DENSE = BACKFILLS = REPEATS = frozenset({"trade"})
 WHOLE = {"trade": "proven", "book": "proven"}
 
 CANDLE_INTERVALS = (
