@@ -21,7 +21,7 @@ class Judge:
     def __init__(self, adapter: Adapter, out: Emission) -> None:
         self.actions: list[Action] = []
         self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
-        self._repeats = getattr(adapter, "REPEATS", frozenset())
+        self._repeats: frozenset[str] = getattr(adapter, "REPEATS", frozenset())
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""

@@ -161,7 +161,7 @@ def test_acks_errors_and_heartbeats_are_told_apart() -> None:
     assert ADAPTER.reply(orjson.loads(ERROR)) == Reply(None, "something")
     beat = ADAPTER.reply(orjson.loads(BEAT))
     assert beat is not None and isinstance(beat.id, str) and beat.error is None  # it answers nothing
-    assert ADAPTER.reply(orjson.loads(BOOK)) is ADAPTER.parse(orjson.loads(BEAT)) is None
+    assert ADAPTER.reply(orjson.loads(BOOK)) is None and ADAPTER.parse(orjson.loads(BEAT)) is None
     assert ADAPTER.count is not None
     counts = [ADAPTER.count(orjson.loads(each)) for each in (ACK, BEAT, ERROR, b"[]", b'{"sequence_num":true}')]
     assert counts == [24, 35, None, None, None]
