@@ -321,7 +321,10 @@ class Wires:
             self._note_unknown(_sort_of(message))
 
     def _refused(self, link: Link, names: list[str], error: str) -> None:
-        """A subscription that the exchange refuses is a gap until data flows; it is asked for again."""
+        """A subscription that the exchange refuses is a gap until data flows; it is asked for again.
+
+        In halves: one that is not known there may have all refused that it came with.
+        """
         shard = self._open[link.conn][1]
         names = [name for name in names if name in shard.streams]  # what was dropped since, or was never asked for
         for name in names:
@@ -329,8 +332,8 @@ class Wires:
             channel, symbol = shard.streams[name]
             payload = orjson.dumps({"state": "open", "reason": f"refused: {error}", "stream": name})
             self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
-        if names:
-            link.refused.append((self._now + self._config.idle_timeout_s, names))
+        at, half = self._now + self._config.idle_timeout_s, (len(names) + 1) // 2
+        link.refused += [(at, part) for part in (names[:half], names[half:]) if part]
 
     def _note_unknown(self, sort: str) -> None:
         unknown = self._recorder.unknown
