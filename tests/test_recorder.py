@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import exchanges
+from common.adapter import Adapter
 from common.disk import AppendFile, Disk
 from common.journal import Journal
 from common.normaliser import Normaliser
@@ -18,6 +20,7 @@ from common.record import decode
 from common.recorder import Recorder
 from common.storage import Archived
 from tests.record_logs import ADAPTER, quote_frame, trade_frame
+from tests.test_okx import LIQUIDATION, TICKER
 
 START = orjson.dumps({"subscriptions": {"symbols": ["AAA"], "channels": ["trade", "quote"]}})
 
@@ -101,6 +104,17 @@ def test_frames_are_filed_where_they_belong_and_kept_byte_for_byte() -> None:
     assert {(record.kind, record.conn) for record in records} == {("in", 3)}
     assert [record.head.get("op") for record in records[-2:]] == ["ping", "binary"]
     assert recorder.unknown["not JSON"] == 2
+
+
+def test_a_frame_that_brings_more_than_was_asked_for_is_filed_under_what_was() -> None:
+    """OKX's tickers hold quotes too; a frame that speaks of several symbols lies with those of none."""
+    memory = Memory()
+    okx = cast(Adapter, exchanges.get("okx"))
+    recorder = Recorder(okx, Normaliser(okx), cast(Journal, memory), memory.published, memory.event)
+    recorder.file_under({("ticker", "BTC-USDT"), ("liquidation", "A-B-SWAP")})
+    recorder.frames(1, 1, [TICKER, LIQUIDATION])
+    records = [decode(line) for line in memory.lines]
+    assert [(record.channel, record.symbol) for record in records] == [("ticker", "BTC-USDT"), (None, None)]
 
 
 def test_several_reads_are_one_append_each_frame_with_its_own_time() -> None:

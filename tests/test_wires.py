@@ -141,6 +141,19 @@ def test_a_frame_is_sent_no_sooner_than_the_exchange_allows_after_the_one_before
     assert sent[0] == 1 and sent[-1] == 2 and sent.index(2) >= 4
 
 
+def test_a_refusal_of_what_is_wanted_no_more_is_passed_over(made: Callable[..., Line]) -> None:
+    """Its place was looked up among what is wanted: the feed ended."""
+    line = made()
+    line.until(1)
+    line.tick()
+    asked = line.asked()[0]
+    kept = asked["params"][0]
+    symbol = kept.partition("@")[0].upper()
+    line.wires.carry([{kept: ("trade", symbol)}])
+    line.says({"code": 2, "msg": "Invalid request", "id": asked["id"]})
+    assert [(record.channel, record.symbol) for record in line.of("gap")] == [("trade", symbol)]
+
+
 def test_a_refused_batch_is_a_gap_of_each_stream_and_holds_up_no_other(made: Callable[..., Line]) -> None:
     """The next batch waited a minute with it. Asked for together again, one bad name kept out the others for ever."""
     line = made(idle_timeout_s=60.0)
