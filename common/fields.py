@@ -8,6 +8,7 @@ import json
 from calendar import timegm
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.scanner import make_scanner
 from typing import Any, cast
 
 NS_PER_MS = 1_000_000
