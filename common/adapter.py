@@ -41,6 +41,7 @@ class Adapter(Protocol):
     PING: bytes | None  # the text frame that keeps a connection alive, every PING_INTERVAL_S
     PING_INTERVAL_S: float
     MERGED: Mapping[str, tuple[str, ...]]  # channels out of one stream whose frames name only fields that have changed
+    CATALOGUE: tuple[str, ...]  # the REST paths that list all instruments; none named: instruments_request([])
     POLLS: dict[str, float]  # channels that are asked for over REST, and how often in seconds
 
     loads: Callable[[bytes], Any]  # how its payloads are decoded: numbers may need their digits
@@ -95,6 +96,7 @@ DEFAULTS: dict[str, Any] = {
     "PING": None,
     "PING_INTERVAL_S": 20.0,
     "MERGED": {},
+    "CATALOGUE": (),
     "POLLS": {},
     "loads": orjson.loads,
     "path": lambda _stream: "",

@@ -13,7 +13,7 @@ from typing import Any
 from .adapter import Adapter
 from .config import FeedConfig
 from .events import Action
-from .naming import is_own, resolve
+from .naming import catalogue, is_own, resolve
 from .normaliser import Normaliser
 from .recorder import Recorder
 from .rest import Answer, Budget, RestClient
@@ -38,11 +38,14 @@ def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) 
         return config.symbols
     base = replaced(adapter.REST_URL, config.rest_url)
     rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), lambda _: None)
-    attempts = 0
+    wanted, answers, attempts = catalogue(adapter), dict[str, bytes](), 0
     while goes_on():
-        answer = rest.ask_now(adapter.instruments_request([]))
+        answer = rest.ask_now(wanted[len(answers)])
         if answer.status == 200:
-            return tuple(resolve(adapter, config.symbols, answer.body))
+            answers[answer.request.path] = answer.body
+            if len(answers) == len(wanted):
+                return tuple(resolve(adapter, config.symbols, answers))
+            continue
         attempts += 1
         log.warning("%s instruments: %s: trying again", adapter.NAME, answer.error or f"status {answer.status}")
         time.sleep(min(_pause_s(attempts), 5.0))

@@ -15,6 +15,8 @@ CHANNELS = (
     "trade", "agg_trade", "book", "quote", "ticker", "candle",
     "funding", "mark", "open_interest", "liquidation", "instrument",
 )  # fmt: skip
+SPARSE = frozenset({"liquidation", "instrument"})
+"""Channels that may be silent for long without anything being wrong."""
 GAP = "gap"
 HEARTBEAT = "heartbeat"
 

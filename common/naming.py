@@ -1,11 +1,11 @@
 """Names that mean symbols: unified ones (BTC-USDT, BTC-USDT-PERP), and patterns of them (*-USDT-PERP)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from .adapter import FAULTS, Adapter
-from .events import Update
+from .adapter import Adapter
+from .events import Request
 
 _UNIFIED = re.compile(r"[A-Z0-9*?]+(-[A-Z0-9*?.]+)+|\*")
 
@@ -20,14 +20,23 @@ def may_be_name(text: str) -> bool:
     return _UNIFIED.fullmatch(text) is not None
 
 
-def resolve(adapter: Adapter, wanted: Sequence[str], body: bytes) -> list[str]:
-    """The exchange's own symbols that own names, unified names and patterns mean, by its list of instruments.
+def catalogue(adapter: Adapter) -> list[Request]:
+    """What to ask for all instruments of an exchange."""
+    return [Request(path, 20, {}) for path in adapter.CATALOGUE] or [adapter.instruments_request([])]
+
+
+def resolve(adapter: Adapter, wanted: Sequence[str], answers: Mapping[str, bytes]) -> list[str]:
+    """The exchange's own symbols that own names, unified names and patterns mean, by the answers to `catalogue`.
 
     Raises LookupError with a sentence where one means none, or several.
     """
-    found = adapter.parse_rest(adapter.instruments_request([]).path, body)
-    names = _names(found if isinstance(found, list) else [])
-    trading = {symbol for symbol, status in adapter.trading_symbols(body).items() if status == "TRADING"}
+    names: dict[str, list[str]] = {}
+    trading: set[str] = set()
+    for path, body in answers.items():
+        found = adapter.parse_rest(path, body)
+        for update in found if isinstance(found, list) else []:
+            names.setdefault(update.fields["name"], []).append(update.symbol)
+        trading |= {symbol for symbol, status in adapter.trading_symbols(body).items() if status == "TRADING"}
     symbols: dict[str, None] = {}
     for text in wanted:
         if is_own(adapter, text):
@@ -42,13 +51,3 @@ def resolve(adapter: Adapter, wanted: Sequence[str], body: bytes) -> list[str]:
             raise LookupError(f"{text} means no instrument of {adapter.NAME}")
         symbols |= dict.fromkeys(meant)
     return list(symbols)
-
-
-def _names(updates: Iterable[Update]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for update in updates:
-        try:
-            names.setdefault(update.fields["name"], []).append(update.symbol)
-        except FAULTS:
-            continue
-    return names

@@ -89,8 +89,11 @@ class Normaliser:
         if record.kind == "in":
             if record.conn is None or record.head.get("op", "binary") != "binary":
                 return ()
+            payload = record.payload or b""
             try:
-                update = self._adapter.parse(self._adapter.loads(record.payload or b""))
+                if not self._is_plain:
+                    orjson.loads(payload)  # what it refuses gave nothing live
+                update = self._adapter.parse(self._adapter.loads(payload))
             except (ValueError, RecursionError):
                 return ()
             return () if update is None else self.update(record.seq, record.ts_recv, record.conn, update)

@@ -39,7 +39,7 @@ from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
 from common.errands import Errands, resolved
-from common.events import topic
+from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
@@ -270,7 +270,7 @@ class Feed:
         self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
             for channel, topic_ in state.channels.items():
-                if self._silence.check(now, (channel, symbol), topic_.last):
+                if channel not in SPARSE and self._silence.check(now, (channel, symbol), topic_.last):
                     self._silent(channel, symbol)
         for error, count in self._normaliser.errors.items():
             if count > 0:

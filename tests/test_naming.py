@@ -20,6 +20,7 @@ def entry(symbol: str, base: str, quote: str, status: str = "TRADING") -> dict[s
     return {"symbol": symbol, "status": status, "baseAsset": base, "quoteAsset": quote, "filters": filters}
 
 
+PATH = "/api/v3/exchangeInfo"
 BODY = orjson.dumps({
     "symbols": [
         entry("BTCUSDT", "BTC", "USDT"),
@@ -46,7 +47,7 @@ BODY = orjson.dumps({
     ],
 )
 def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[str]) -> None:
-    assert resolve(ADAPTER, wanted, BODY) == symbols
+    assert resolve(ADAPTER, wanted, {PATH: BODY}) == symbols
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[s
 )
 def test_a_name_of_nothing_or_of_several_is_refused(wanted: str, sentence: str) -> None:
     with pytest.raises(LookupError, match=sentence):
-        resolve(ADAPTER, [wanted], BODY)
+        resolve(ADAPTER, [wanted], {PATH: BODY})
 
 
 def test_what_may_be_a_name() -> None:

@@ -167,5 +167,10 @@ def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_a
 def test_the_documented_options_and_keys_exist() -> None:
     """Every `--option` that the README shows is one of the command that it is shown with."""
     helped = run(".venv/bin/python -m processes.archive --help")
-    (shown,) = re.findall(r"-m processes\.archive (.*)", README)
+    shown = re.findall(r"-m processes\.archive (.*)", README)[-1]
     assert [option for option in re.findall(r"--[a-z-]+", shown) if option not in helped] == []
+
+
+def test_the_table_of_exchanges_is_what_the_command_prints() -> None:
+    shown = README.partition("<!-- trade-archivist exchanges --markdown -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == run(".venv/bin/trade-archivist exchanges --markdown").strip()

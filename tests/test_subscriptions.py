@@ -52,10 +52,10 @@ def test_sighup_adds_and_removes_symbols_without_touching_the_others(
     pipeline.kill("feed", signal_number=signal.SIGHUP)
     until(lambda: heard("ETHUSDT", since) > 20, "the other one is back")
     pipeline.wait_archived()
+    gaps = [event for event in events_of(list(subscriber.messages)) if event["channel"] == "gap"]
+    assert [gap for gap in gaps if gap["symbol"] == "BTCUSDT"] == []
     pipeline.stop()
     pipeline.verify()
-    gaps = [event for event in events_of(subscriber.messages) if event["channel"] == "gap"]
-    assert [gap for gap in gaps if gap["symbol"] == "BTCUSDT"] == []
     assert pipeline.log.read_text().count("connection 1 closed") == 1  # at the end
     reader = Reader(pipeline.storage, ADAPTER)
     last = reader.complete()

@@ -5,11 +5,11 @@ Source: docs.cdp.coinbase.com/advanced-trade, WebSocket overview and channels; a
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from ..fields import NS_PER_MS, iso
 from .coinbase import symbol_error
 
 MESSAGES_PER_S = 8.0
@@ -88,12 +88,12 @@ class Session:
 
     def beat(self, now_ms: int) -> list[bytes]:
         """A heartbeat, where it was asked for."""
-        now = datetime.fromtimestamp(now_ms / 1000, UTC)
-        self._time = f"{now:%Y-%m-%dT%H:%M:%S.%f}000Z"
+        now = iso(now_ms * NS_PER_MS)
+        self._time = now.replace("Z", "000Z")
         if not self._hears:
             return []
         self._beats += 1
-        event = {"current_time": f"{now:%Y-%m-%d %H:%M:%S.%f} +0000 UTC m=+1.0", "heartbeat_counter": self._beats}
+        event = {"current_time": f"{now[:-1].replace('T', ' ')} +0000 UTC m=+1.0", "heartbeat_counter": self._beats}
         return [self._message("heartbeats", [event])]
 
     def _message(self, channel: str, events: list[dict[str, Any]]) -> bytes:

@@ -4,11 +4,11 @@ Source: docs.cdp.coinbase.com/exchange, WebSocket overview, channels and errors.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from ..fields import NS_PER_MS, iso
 from .coinbase import symbol_error
 
 MESSAGES_PER_S = 100.0
@@ -91,7 +91,7 @@ class Session:
 
     def beat(self, now_ms: int) -> list[bytes]:
         """A heartbeat for each product that asked for it."""
-        time = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        time = iso(now_ms * NS_PER_MS)
         beat = {"type": "heartbeat", "sequence": now_ms, "last_trade_id": 0}
         return [
             orjson.dumps({**beat, "product_id": name.partition(":")[2], "time": time})

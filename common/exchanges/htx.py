@@ -296,6 +296,9 @@ def request(action: Action, depth: int) -> Request:
     raise LookupError(f"HTX has no request for {action}")
 
 
+CATALOGUE = ("/v1/settings/common/market-symbols",)
+
+
 def instruments_request(symbols: list[str]) -> Request:
     return Request(f"/v1/settings/common/market-symbols?{urlencode({'symbols': ','.join(symbols)})}", 1, {})
 

@@ -277,6 +277,9 @@ def request(action: Action, depth: int) -> Request:
     return Request(f"/0/public/Trades?{query}", 1, {})
 
 
+CATALOGUE = ("/0/public/AssetPairs",)
+
+
 def instruments_request(symbols: list[str]) -> Request:
     parts = [symbol.partition("/") for symbol in symbols]
     pairs = ",".join(_REST_NAMES.get(base, base) + _REST_NAMES.get(quote, quote) for base, _, quote in parts)

@@ -31,6 +31,7 @@ WEIGHT_PER_MIN = 600  # a request is one; the narrowest of those used allows 20 
 
 symbol_error = okx_instruments.symbol_error
 inquiries = okx_instruments.inquiries
+CATALOGUE = tuple(f"/api/v5/public/instruments?instType={sort}" for sort in ("SPOT", "SWAP", "FUTURES"))
 instruments_request = okx_instruments.instruments_request
 trading_symbols = okx_instruments.trading_symbols
 
