@@ -122,7 +122,9 @@ class Pages:
     def _keep(self, token: str, run: EventRun | RawRun) -> None:
         self._runs[token] = run
         if len(self._runs) > RUNS_MAX:
-            self._runs.popitem(last=False)
+            _, oldest = self._runs.popitem(last=False)
+            if isinstance(oldest, EventRun):
+                oldest.drop()
 
     # -- what is asked, in numbers -----------------------------------------------------------------------------------
 

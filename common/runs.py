@@ -78,6 +78,10 @@ class EventRun:
         self._held: Row | None = None
         self._starts: list[dict[str, int]] = []  # passed, and not told yet
 
+    def drop(self) -> None:
+        """Let go of the blocks that are held: in the midst of its rows a run and they hold each other."""
+        self._rows = iter(())
+
     def fill(self, limit: int) -> Filled:
         filled = self._fill(limit)
         starts, self._starts = self._starts, [start for start in self._starts if start["seq"] > filled.at]
