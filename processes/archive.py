@@ -113,9 +113,11 @@ def programs(config: Config, args: argparse.Namespace) -> list[Program]:
     names = list(config.feeds)
     found = []
     if config.standin.port:
-        symbols = ",".join(config.feeds[names[0]].symbols)
+        if "binance" not in config.feeds:
+            raise ConfigError(f"{config.path}: standin.port: a market is made up for binance only: leave it out")
+        symbols = ",".join(config.feeds["binance"].symbols)
         market = ["--port", str(config.standin.port), "--synthetic", f"--symbols={symbols}"]
-        found.append(Program("standin", "processes.standin", [names[0], *market]))
+        found.append(Program("standin", "processes.standin", ["binance", *market]))
     found.append(Program("archiver", "processes.archiver", [*names, *common]))
     found.append(Program("history", "processes.history", [*names, *common]))
     for name, feed in config.feeds.items():

@@ -290,11 +290,11 @@ def test_archive_when_the_storage_directory_cannot_be_made_then_says_so(pipeline
     assert pipeline.refused().startswith("archive: /proc/none/.run/supervisord.conf: cannot be written: ")
 
 
-def parsed(*argv: str) -> tuple[Config, argparse.Namespace]:
+def parsed(*argv: str, exchange: str = "binance") -> tuple[Config, argparse.Namespace]:
     parser = argparse.ArgumentParser()
     settings.add_arguments(parser)
     args = parser.parse_args(argv)
-    return settings.from_arguments(args, ["binance"]), args
+    return settings.from_arguments(args, [exchange]), args
 
 
 def test_programs_when_options_are_given_then_each_process_gets_them() -> None:
@@ -305,6 +305,12 @@ def test_programs_when_options_are_given_then_each_process_gets_them() -> None:
     assert archiver == ("archiver", "processes.archiver", common)
     assert history == ("history", "processes.history", common)
     assert feed == ("feed-binance", "processes.feed", [*common, "--publish=127.0.0.1:9011"])
+
+
+def test_programs_when_a_market_of_another_exchange_is_to_be_made_up_then_it_is_refused() -> None:
+    """Its feed would go to the exchange itself instead."""
+    with pytest.raises(ConfigError, match=r"sandbox.toml: standin.port: a market is made up for binance only"):
+        archive.programs(*parsed("--conf", str(ROOT / "conf" / "sandbox.toml"), "--symbols=BTC-USDT", exchange="okx"))
 
 
 def test_write_conf_when_a_path_would_begin_a_comment_then_it_is_refused(tmp_path: Path) -> None:

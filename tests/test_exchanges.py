@@ -1,7 +1,12 @@
 """Every exchange that can be recorded, end to end: stand-in, feed, archiver, proof, slice, with one book frame lost."""
 
 import base64
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +29,11 @@ from tests.pipeline import (
     assert_dense,
     assert_live_equals_archive,
     events_of,
+    free_port,
     payloads,
     until,
 )
-from tests.standin_client import ROOT, Standin, cut_recording
+from tests.standin_client import ROOT, Standin, cut_recording, standin
 
 RECORDINGS = ROOT.parent / "shared" / "recordings"
 FILES = {
@@ -130,13 +136,13 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     ends: list[Callable[[], None]] = []
 
     def start(source: Source, fault: str) -> tuple[Pipeline, Live]:
-        standin = Standin(
+        exchange = Standin(
             *("--recording", *source.paths, "--speed", "max", "--start-after", len(source.streams())),
             *("--sent", tmp_path / "sent.jsonl", *(("--fault", fault) if fault else ())),
             exchange=source.exchange,
         )
-        ends.append(standin.stop)
-        pipeline = Pipeline(tmp_path, standin, ",".join(source.symbols), source.exchange)
+        ends.append(exchange.stop)
+        pipeline = Pipeline(tmp_path, exchange, ",".join(source.symbols), source.exchange)
         ends.append(pipeline.end)
         live = Live(pipeline.endpoint)
         ends.append(live.close)
@@ -216,6 +222,30 @@ def assert_bytes_are_kept(source: Source, records: list[Record], path: Path, los
         if lost_frame is not None and stream == lost_frame.stream:
             expected.remove(lost_frame.payload)
         assert each == expected, stream
+
+
+def test_archive_when_started_on_two_exchanges_then_records_both_side_by_side(tmp_path: Path) -> None:
+    """Symbols by their unified names, all else by default; each stream with the spelling of its exchange."""
+    storage, environ = tmp_path / "storage", dict(os.environ)
+    with contextlib.ExitStack() as stack:
+        for name in ("okx", "htx"):
+            (folder := tmp_path / name).mkdir()
+            paths = source_of(name, folder).paths
+            server = stack.enter_context(standin("--recording", *paths, "--loop", "--speed", "5", exchange=name))
+            urls = {"WS_URL": f"ws://127.0.0.1:{server.port}", "REST_URL": f"http://127.0.0.1:{server.port}"}
+            for key, value in {**urls, "EVENTS": f"tcp://127.0.0.1:{free_port()}"}.items():
+                environ[f"TRADE_ARCHIVIST_FEED__{name.upper()}__{key}"] = value
+        options = ["--symbols", "BTC-USDT,OMG-BTC", "--storage", storage, "--listen", f"127.0.0.1:{free_port()}"]
+        command = [sys.executable, "-m", "processes.archive", "okx", "htx", *map(str, options)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(process.kill)
+        for path in ("okx/BTC-USDT", "htx/omgbtc"):
+            until(lambda: list((storage / path).glob("*/*.open")), f"{path} is archived", DEADLINE_S)  # noqa: B023
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 0
+    verified = subprocess.run([sys.executable, "-m", "common.cli", "verify", storage], cwd=ROOT, capture_output=True)
+    assert verified.returncode == 0, verified.stdout
+    assert {path.name for path in storage.iterdir() if path.name[0] != "."} == {"okx", "htx"}
 
 
 def test_inflated_frame_when_archived_then_lies_with_its_symbol(tmp_path: Path) -> None:
