@@ -5,6 +5,7 @@ Source of every rule here: docs.kraken.com/api, Spot WebSocket v2 and Spot REST,
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -32,7 +33,7 @@ PING = b'{"method":"ping"}'
 PING_INTERVAL_S = 25.0  # without anything sent or received for a minute the exchange closes
 
 CHANNELS = ("trade", "book", "quote", "ticker", "candle", "instrument")
-DENSE = BACKFILLS = frozenset({"trade"})
+DENSE = BACKFILLS = REPEATS = frozenset({"trade"})
 """Trade ids count up by one for each symbol. REST gives trades from a time on, with the same ids."""
 
 WHOLE = {"trade": "proven", "book": "detected"}
@@ -281,18 +282,21 @@ CATALOGUE = ("/0/public/AssetPairs",)
 
 
 def instruments_request(symbols: list[str]) -> Request:
-    parts = [symbol.partition("/") for symbol in symbols]
-    pairs = ",".join(_REST_NAMES.get(base, base) + _REST_NAMES.get(quote, quote) for base, _, quote in parts)
-    return Request(f"/0/public/AssetPairs?{urlencode({'pair': pairs})}", 1, {})
+    """All pairs: named ones come not at all where one of them is not known."""
+    return Request("/0/public/AssetPairs", 1, {})
 
 
 def trading_symbols(body: bytes) -> dict[str, str]:
-    """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read, or one was not known."""
+    """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read."""
     try:
-        entries = loads_exact(body)["result"].values()
-        return {_name(entry): "TRADING" if entry["status"] == "online" else text(entry["status"]) for entry in entries}
+        entries = list(loads_exact(body)["result"].values())
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+    found: dict[str, str] = {}
+    for entry in entries:
+        with suppress(KeyError, TypeError, AttributeError):  # some have no name of the WebSocket: they trade over REST
+            found[_name(entry)] = "TRADING" if entry["status"] == "online" else text(entry["status"])
+    return found
 
 
 def parse_rest(url: str, body: bytes) -> list[Update] | None:
