@@ -155,10 +155,15 @@ def _polars(table: Any) -> Any:
 
 def _pandas(table: Any) -> Any:
     try:
-        import pandas  # type: ignore[import-untyped]  # noqa: F401  # pyarrow imports it, but says nothing of the extra
+        import pandas  # type: ignore[import-untyped]
     except ImportError:
         raise MissingPackageError("to_pandas needs one more package: install trade-archivist[frames]") from None
-    return table.to_pandas()
+    frame = table.to_pandas()
+    for field in table.schema:
+        column = table[field.name]
+        if column.null_count and field.type == tables.arrow().int64():  # floats would round times and numbers
+            frame[field.name] = column.to_pandas(types_mapper=lambda _: pandas.Int64Dtype())
+    return frame
 
 
 _CONVERT: dict[str, Callable[[Any], Any]] = {"arrow": lambda table: table, "polars": _polars, "pandas": _pandas}

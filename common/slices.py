@@ -157,7 +157,10 @@ class Slice:
         return self._framed("polars", exact)
 
     def to_pandas(self, *, exact: bool = False) -> Any:
-        """A pandas.DataFrame; of several channels, a dict of them. Raises ArchivistError."""
+        """A pandas.DataFrame; of several channels, a dict of them. Integers are `Int64` where some are missing.
+
+        Raises ArchivistError.
+        """
         return self._framed("pandas", exact)
 
     def to_parquet(self, path: str | Path, *, exact: bool = False) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from common.client import Client
 from tests.logged import Logged
-from tests.pipeline import seeded
+from tests.pipeline import Served, seeded
 from tests.record_logs import CHANNELS, Log
 
 
@@ -33,3 +33,15 @@ def test_a_frame_of_symbols_in_any_order_has_the_order_of_the_events(tmp_path: P
     for rows in (asked.to_arrow().to_pylist(), [row for table in asked.batches() for row in table.to_pylist()]):
         assert list(dict.fromkeys((row["seq"], row["symbol"], row["part"]) for row in rows)) == events
     archive.close()
+
+
+def test_integers_are_exact_in_pandas_where_some_are_missing(served: Served) -> None:
+    """The book before the first event has no `ts_event`: as floats, all others would be rounded."""
+    asked = Client(storage=served.storage).slice("binance", "BTCUSDT", ["book", "trade"])
+    for channel, table in asked.to_arrow().items():
+        frame = asked.to_pandas()[channel]
+        assert list(frame) == table.column_names
+        for name in ("seq", "ts_event", "ts_recv", "gap"):
+            found = [None if is_null else value for value, is_null in zip(frame[name], frame[name].isna(), strict=True)]
+            assert found == table[name].to_pylist(), (channel, name)
+        assert frame["ts_recv"].dtype == "int64"
