@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gzip
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import orjson
 import pytest
@@ -99,18 +101,44 @@ class Source(NamedTuple):
 
 
 def source_of(exchange: str, directory: Path) -> Source:
+    if exchange == "kraken":
+        return source_in(exchange, [made_of_kraken(directory / "made.gz")])
     if exchange not in FILES:
         pytest.skip(f"no recording of {exchange} is at hand")
-    try:
-        dialect = exchanges.dialect(exchange)
-    except LookupError as error:
-        pytest.skip(str(error))
     paths = []
     for name in FILES[exchange]:
         if not (RECORDINGS / name).exists():
             pytest.skip(f"no recording {RECORDINGS / name}")
         paths.append(cut_recording(RECORDINGS / name, directory / Path(name).name, LINES_MAX))
-    adapter, frames = exchanges.get(exchange), []
+    return source_in(exchange, paths)
+
+
+def made_of_kraken(path: Path) -> Path:
+    """A book of which one level after the other changes, with its checksums, and trades: in the documented frames."""
+    bids, asks = ({f"{price + step * 0.1:.1f}": "1.00000000" for step in range(10)} for price in (99.0, 100.0))
+    with gzip.open(path, "wb") as file:
+        for number in range(100):
+            price = sorted(bids)[number % 10]
+            bids[price] = f"0.{number + 1:08d}"
+            levels = [*sorted(asks.items(), key=lambda level: float(level[0])), *sorted(bids.items(), reverse=True)]
+            digits = "".join(text.replace(".", "").lstrip("0") for level in levels for text in level)
+            changed = (bids, asks) if number == 0 else ({price: bids[price]}, {})
+            sides = [",".join(f'{{"price":{each},"qty":{qty}}}' for each, qty in side.items()) for side in changed]
+            time = f"2026-08-01T12:00:{number // 10:02d}.{number % 10}00000Z"
+            book = (
+                f'{{"channel":"book","type":"{"update" if number else "snapshot"}","data":[{{"symbol":"BTC/USD",'
+                f'"bids":[{sides[0]}],"asks":[{sides[1]}],"checksum":{crc32(digits.encode())},"timestamp":"{time}"}}]}}'
+            )
+            trade = (
+                f'{{"channel":"trade","type":"update","data":[{{"symbol":"BTC/USD","side":"buy","price":100.0,'
+                f'"qty":0.10,"ord_type":"limit","trade_id":{number + 1},"timestamp":"{time}"}}]}}'
+            )
+            file.writelines(f"{1785585600 + number / 10}: {frame}\n".encode() for frame in (book, trade))
+    return path
+
+
+def source_in(exchange: str, paths: list[Path]) -> Source:
+    adapter, dialect, frames = exchanges.get(exchange), exchanges.dialect(exchange), []
     for path in paths:
         for _, kind, payload in read_frames(path):
             text = adapter.inflate(payload, BOUND) if kind == BINARY and adapter.inflate else payload
