@@ -14,7 +14,8 @@ import pytest
 from common.async_client import AsyncClient
 from common.client import Client
 from common.errors import BadRequestError, DamagedError
-from common.events import CHANNELS, Event
+from common.events import Event
+from common.exchanges import binance
 from common.record import decode
 from common.tables import COLUMNS, NUMBER, rows
 from tests.pipeline import Served, archived, events_of, is_part
@@ -130,7 +131,7 @@ def _value(value: Any, sort: str, *, exact: bool) -> Any:
     return float(value) if sort == NUMBER and value is not None and not exact else value
 
 
-@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("channel", binance.CHANNELS)
 def test_frames_when_made_of_tables_and_tail_then_equal_the_events(served: Served, channel: str) -> None:
     cases: list[tuple[tuple[int | None, int | None], str]] = [(middle(served), "ts_recv")]
     if channel in ("trade", "book"):
@@ -139,7 +140,7 @@ def test_frames_when_made_of_tables_and_tail_then_equal_the_events(served: Serve
         for times, by in cases:
             asked = client.slice("binance", SYMBOLS, channel, *times, by=by)
             events = list(asked)
-            assert any(event["channel"] == channel for event in events) or channel == "candle"
+            assert any(event["channel"] == channel for event in events) or channel in ("candle", "instrument")
             expected = expected_rows(events, channel, exact=False)
             assert asked.to_arrow().to_pylist() == expected
             assert [row for table in asked.batches() for row in table.to_pylist()] == expected
