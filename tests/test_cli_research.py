@@ -97,7 +97,8 @@ def test_book_coverage_gaps_symbols_status_when_asked_then_print_columns_or_json
     assert orjson.loads(tell("gaps", "binance", "--json"))["gaps"] == client.gaps("binance")
     assert all(symbol in tell("symbols", "binance") for symbol in SYMBOLS)
     assert [row["symbol"] for row in orjson.loads(tell("symbols", "--json"))["symbols"] if row["symbol"]] == SYMBOLS
-    assert orjson.loads(tell("instruments", "binance", "--json")) == {"instruments": []}
+    told = orjson.loads(tell("instruments", "binance", "--json"))["instruments"]
+    assert {each["symbol"]: each["name"] for each in told} == {"BTCUSDT": "BTC-USDT", "ETHUSDT": "ETH-USDT"}
     assert "complete" in tell("status")
     assert orjson.loads(tell("status", "--json"))["processes"].keys() == {"binance"}
 

@@ -87,7 +87,7 @@ def test_catalogue_when_asked_then_tells_what_there_is(client: Client, served: S
     assert sum(span["events"] for span in spans) == len(trades)
     assert client.gaps("binance") == [event for event in live_events(served) if event["channel"] == "gap"]
     assert client.slice("binance", SYMBOLS).gaps() == client.gaps("binance")
-    assert client.instruments("binance") == []
+    assert [each["name"] for each in client.instruments("binance")] == ["BTC-USDT", "ETH-USDT"]
 
 
 def test_errors_when_asked_for_what_is_not_there_then_say_what_is(client: Client) -> None:
