@@ -112,8 +112,7 @@ class Errands:
             self._take(self._answers.get())
         for symbol, (at, times) in self._renewals.items():
             state = self._normaliser.symbols.get(symbol)
-            if at <= now and state is not None and state.sync.asked:
-                self._wires.renew_book(symbol)
+            if at <= now and state is not None and state.sync.asked and self._wires.renew_book(symbol):
                 self._renewals[symbol] = (now + self._config.rest_timeout_s + _pause_s(times), times + 1)
         for channel, poll in self._polls.items():
             for polled in poll.due(now):

@@ -138,8 +138,9 @@ class Wires:
                 return
         self._shards.append(new)
 
-    def renew_book(self, symbol: str) -> None:
-        """Ask for a book on the socket: by its own request, or by subscribing anew."""
+    def renew_book(self, symbol: str) -> bool:
+        """Ask for a book on the socket: by its own request, or by subscribing anew. False: it is too early."""
+        asked = False
         for _, shard, link in list(self._open.values()):
             for name, place in shard.streams.items():
                 if place == ("book", symbol) and link is shard.live and link.subscribed_at is not None:
@@ -148,6 +149,8 @@ class Wires:
                         self._next_request += 1
                     else:
                         link.to_leave[name] = None
+                    asked = True
+        return asked
 
     def close_all(self, reason: str) -> None:
         for connection, shard, link in list(self._open.values()):

@@ -42,7 +42,7 @@ class Line:
         self.records: list[Record] = []
         self.greeting = b""
         adapter = cast(Adapter, exchanges.get("binance"))
-        config = FeedConfig(symbols=SYMBOLS, channels=("trade", "quote"), **settings)
+        config = FeedConfig(**{"symbols": SYMBOLS, "channels": ("trade", "quote"), **settings})
         recorder = Recorder(adapter, Normaliser(adapter), cast(Journal, Memory()), self._publish, lambda message: None)
         self.wires = Wires(adapter, config, recorder, lambda: 1, lambda: None, lambda number, open_: None, 1)
         self.wires._make = self._make  # type: ignore[method-assign]  # the one place where a socket is made
@@ -128,6 +128,19 @@ def test_many_silent_streams_are_asked_for_again_in_few_frames_within_the_exchan
     again = line.asked()[2:]
     assert [(each["method"], len(each["params"])) for each in again] == [("UNSUBSCRIBE", 100), ("SUBSCRIBE", 100)]
     assert len({each["id"] for each in line.asked()}) == 4
+
+
+def test_a_book_that_is_asked_for_before_all_is_subscribed_is_told_to_ask_again(made: Callable[..., Line]) -> None:
+    """It waited for the time of an answer that was never asked for: ten seconds without a book, at each start."""
+    line = made(channels=("trade", "book"))
+    assert not line.wires.renew_book("S1")
+    line.until(1)
+    line.tick()
+    assert not line.wires.renew_book("S1")
+    line.agree()
+    assert line.wires.renew_book("S1")
+    line.tick(1.0)
+    assert [each["params"] for each in line.asked()[2:]] == [["s1@depth@100ms"]] * 2
 
 
 def test_a_frame_is_sent_no_sooner_than_the_exchange_allows_after_the_one_before(made: Callable[..., Line]) -> None:
