@@ -83,9 +83,9 @@ def parsed(payload: bytes) -> Any:
     return ADAPTER.parse(orjson.loads(payload))
 
 
-def test_trades_come_in_the_order_of_their_ids_and_their_side_is_not_guessed() -> None:
+def test_trades_come_in_the_order_of_their_ids_and_the_side_sent_is_the_makers() -> None:
     first, second = parsed(TRADES)
-    fields = {"id": "6", "price": "65083.67", "amount": "0.01034361", "side": "unknown"}
+    fields = {"id": "6", "price": "65083.67", "amount": "0.01034361", "side": "buy"}
     assert first == Update("trade", "BTC-USD", 6, 6, EVENT_TIME, fields)
     assert (second.fields["id"], second.last) == ("7", 7)
     assert parsed(trades(1, 2**63)) is parsed(trades(1, -1)) is parsed(trades(1)) is None
@@ -242,6 +242,31 @@ def test_the_recording_has_no_hole_and_gives_whole_books_and_every_trade_once() 
         bids, asks = run.normaliser.symbols[symbol].sync.book.top(1)
         assert float(bids[0][0]) < float(asks[0][0])
     assert run.again() == events and not run.recorder.unknown
+
+
+def test_takers_of_the_recording_buy_at_the_ask_and_sell_at_the_bid_of_the_moment_before() -> None:
+    """What proves that the side which is sent is the maker's: levels and trades by the exchange's own time."""
+    moments: list[tuple[str, str, dict[str, Any]]] = []
+    for message in map(orjson.loads, payloads(recorded(RECORDING))):
+        for each in message.get("events", ()):
+            begins = each.get("type") == "snapshot"
+            for level in each.get("updates", ()):
+                moments.append((message["timestamp"] if begins else level["event_time"], each["product_id"], level))
+            moments += [(trade["time"], trade["product_id"], trade) for trade in each.get("trades", ()) if not begins]
+    books: dict[str, dict[str, dict[float, float]]] = {}
+    seen: Counter[str] = Counter()
+    for _, product, entry in sorted(moments, key=lambda moment: (moment[0], "trade_id" not in moment[2])):
+        book = books.setdefault(product, {"bid": {}, "offer": {}})
+        if "price_level" in entry:
+            book[entry["side"]][float(entry["price_level"])] = float(entry["new_quantity"])
+            continue
+        bid, ask = ([price for price, amount in book[side].items() if amount] for side in ("bid", "offer"))
+        if bid and ask:
+            trade = parsed(frame("market_trades", 1, {"type": "update", "trades": [entry]}))
+            taker = "buy" if float(entry["price"]) >= min(ask) else "sell" if float(entry["price"]) <= max(bid) else ""
+            assert trade.fields["side"] == taker
+            seen[taker] += 1
+    assert seen["buy"] > 10 and seen["sell"] > 10
 
 
 @pytest.mark.parametrize("channel", [b'"l2_data"', b'"ticker"', b'"heartbeats"'])

@@ -1,7 +1,7 @@
 """Coinbase Advanced Trade: what its frames mean and how to ask for them.
 
 Source: docs.cdp.coinbase.com/advanced-trade (WebSocket channels, public products), and a recording of 2026-08-09.
-Trade ids are those of Coinbase Exchange, whose trades can be fetched by id and whose side is sure.
+Trade ids are those of Coinbase Exchange, whose trades can be fetched by id.
 """
 
 from typing import Any
@@ -39,7 +39,9 @@ PRODUCTS = "/api/v3/brokerage/market/products"
 _STREAMS = {"trade": "market_trades", "book": "level2", "quote": "ticker", "ticker": "ticker", "candle": "candles"}
 _HEARTBEATS = "heartbeats"
 _HEARD = Reply(_HEARTBEATS, None)  # answers nothing that was asked
-_SIDES = {"BUY": "unknown", "SELL": "unknown"}
+_SIDES = {"BUY": "sell", "SELL": "buy"}
+"""The side that is sent is the maker's: in the recording, each trade sent as SELL lies at the best ask of the moment
+before, each sent as BUY at the best bid. (The documentation leaves it open.)"""
 _INT64_MAX = 2**63 - 1
 _update = tuple.__new__
 
