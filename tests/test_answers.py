@@ -1,12 +1,13 @@
 """History's answers, out of archives of random record logs, against the whole log normalised at once."""
 
-from collections import Counter
+from collections import itertools
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import Counter
 import orjson
 import pytest
 
@@ -28,13 +29,13 @@ def random() -> Random:
 @pytest.fixture
 def logged(tmp_path: Path, random: Random) -> Iterator[Logged]:
     """Both symbols, some files sealed, the rest open."""
-    while True:
+    for attempt in itertools.count():
         log = Log(random.randrange(1_000_000), STEPS)
-        if {record.symbol for record in log.records} >= {"AAA", "BBB"}:
+        archive = Logged(tmp_path / f"storage{attempt}", log)
+        archive.take(len(log.lines) // 2)
+        if archive.seal() and {record.symbol for record in log.records} >= {"AAA", "BBB"}:
             break
-    archive = Logged(tmp_path / "storage", log)
-    archive.take(len(log.lines) // 2)
-    archive.seal()
+        archive.close()
     archive.take()
     yield archive
     archive.close()

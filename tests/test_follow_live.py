@@ -163,6 +163,8 @@ def test_follow_when_a_directory_is_read_then_goes_on_live_from_the_named_endpoi
     pipeline = make(*GENERATED)
     pipeline.start()
     until(lambda: pipeline.complete() > 0, "something is archived")
+    with Client(storage=pipeline.storage) as client:
+        until(lambda: "BTCUSDT" in client.symbols("binance"), "the symbol is archived")
     with pytest.raises(BadRequestError, match="endpoint"), Client(storage=pipeline.storage) as client:
         client.follow("binance", "BTCUSDT", "trade", "-1m")
     with Client(storage=pipeline.storage, events=pipeline.endpoint) as client:
