@@ -1,13 +1,13 @@
 """History's answers, out of archives of random record logs, against the whole log normalised at once."""
 
-from collections import itertools
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import Counter
 import orjson
 import pytest
 
