@@ -3,7 +3,9 @@
     python -m benchmarks.latency [--rates 200,5000] [--seconds 10] [--tls]
 
 Each frame carries the time at which it was sent; the subscriber subtracts. Journal, records and events are on. The
-plain loop (that of feed_speed) does nothing but receive, decode and publish: what it takes, the machine takes.
+plain loop (that of feed_speed) does nothing but receive, decode and publish: what it takes, the machine takes. At a low
+rate that is mostly the waking of sleeping threads: with busy_poll the feed does not sleep, and in the last line the
+subscriber does not either.
 """
 
 import argparse
@@ -21,7 +23,8 @@ import zmq
 from benchmarks.feed_speed import certificate
 from benchmarks.ports import free_port
 
-KINDS = {"plain loop": {}, "feed": {}, "feed, busy_poll": {"TRADE_ARCHIVIST_FEED__BINANCE__BUSY_POLL": "true"}}
+BUSY = {"TRADE_ARCHIVIST_FEED__BINANCE__BUSY_POLL": "true"}
+KINDS = {"plain loop": {}, "feed": {}, "feed, busy_poll": BUSY, "both polling": BUSY}
 
 
 def delays_us(kind: str, rate: int, seconds: float, tls: bool) -> list[int]:
@@ -45,14 +48,14 @@ def delays_us(kind: str, rate: int, seconds: float, tls: bool) -> list[int]:
         environ = {**os.environ, **KINDS[kind], "SSL_CERT_FILE": f"{directory}/ca.pem"}
         children.append(subprocess.Popen(command, env=environ))
         try:
-            return receive(f"tcp://{events}", count)
+            return receive(f"tcp://{events}", count, polls=kind == "both polling")
         finally:
             for child in children:
                 child.send_signal(signal.SIGKILL)
                 child.wait()
 
 
-def receive(endpoint: str, count: int) -> list[int]:
+def receive(endpoint: str, count: int, *, polls: bool = False) -> list[int]:
     subscriber = zmq.Context.instance().socket(zmq.SUB)
     subscriber.set(zmq.RCVHWM, 0)
     subscriber.set(zmq.RCVTIMEO, 30_000)
@@ -60,13 +63,22 @@ def receive(endpoint: str, count: int) -> list[int]:
     subscriber.connect(endpoint)
     found = []
     for _ in range(count):
-        message = subscriber.recv()
+        message = polled(subscriber) if polls else subscriber.recv()
         now = time.time_ns()
         event = orjson.loads(message.partition(b" ")[2])
         sent = event["ts_event"] if "ts_event" in event else event["T"] * 1000
         found.append((now - sent) // 1000)
     subscriber.close(0)
     return sorted(found)
+
+
+def polled(subscriber: zmq.Socket[bytes]) -> bytes:
+    """The next message, by a subscriber that never sleeps."""
+    while True:
+        try:
+            return subscriber.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            os.sched_yield()
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ log = logging.getLogger("feed")
 
 TICK_S = 0.05
 HOUSEKEEPING_S = 1.0
+LINGER_MS = 500  # at a clean stop, for the last events to go out; who does not read holds it up no longer
 
 
 class Feed:
@@ -119,7 +120,7 @@ class Feed:
     def _publisher(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, high_water: int) -> zmq.Socket[bytes]:
         publisher = context.socket(zmq.PUB)
         publisher.set(zmq.SNDHWM, high_water)
-        publisher.set(zmq.LINGER, 0)
+        publisher.set(zmq.LINGER, LINGER_MS)
         self._gate.secure(publisher, endpoint)
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
