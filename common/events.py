@@ -39,6 +39,12 @@ class Update(NamedTuple):
     fields: dict[str, Any]
 
 
+def covering(trades: list[Update], from_id: int) -> list[Update]:
+    """Trades that were asked for by id: each covers the ids since the one before it, those that do not exist too."""
+    firsts = [from_id, *(trade.last + 1 for trade in trades)]
+    return [trade._replace(first=first) for trade, first in zip(trades, firsts, strict=False)]
+
+
 class Snapshot(NamedTuple):
     """A whole book, out of a REST answer: levels from the best on, exact after the exchange's id `last`."""
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import orjson
 
 from ..book import BookRule
-from ..events import Action, Reply, Request, Snapshot, Update, instrument
+from ..events import Action, Reply, Request, Snapshot, Update, covering, instrument
 from ..fields import levels, text
 
 NAME = "binance"
@@ -234,10 +234,10 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
                 return None
             return Snapshot(symbol, data["lastUpdateId"], None, levels(data["bids"]), levels(data["asks"]))
         if parts.path.endswith("/historicalTrades"):
-            return _covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
+            return covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
             trades = [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
-            return _covering(trades, int(query["fromId"][0]))
+            return covering(trades, int(query["fromId"][0]))
         if parts.path.endswith("/exchangeInfo"):
             return [found for entry in data["symbols"] if (found := _instrument(entry)) is not None]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
@@ -262,12 +262,6 @@ def _instrument(entry: Any) -> Update | None:
         return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
     except (KeyError, TypeError, AttributeError):
         return None
-
-
-def _covering(trades: list[Update], from_id: int) -> list[Update]:
-    """Trades that were asked for by id: each covers the ids since the one before it, those that do not exist too."""
-    firsts = [from_id, *(trade.last + 1 for trade in trades)]
-    return [trade._replace(first=first) for trade, first in zip(trades, firsts, strict=False)]
 
 
 def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:

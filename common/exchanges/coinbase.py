@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 import orjson
 
 from ..book import BookRule
-from ..events import Action, Reply, Request, Snapshot, Update, instrument
+from ..events import Action, Reply, Request, Snapshot, Update, covering, instrument
 from ..fields import digits, levels, ns_of_iso, text
 
 NAME = "coinbase"
@@ -258,16 +258,10 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
             symbol = unquote(parts.path.split("/")[-2])
             from_id = int(parse_qs(parts.query)["after"][0]) - TRADES_MAX
             trades = sorted((_match({**trade, "product_id": symbol}) for trade in data), key=lambda trade: trade.last)
-            return _covering([trade for trade in trades if trade.last >= from_id], from_id)
+            return covering([trade for trade in trades if trade.last >= from_id], from_id)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
     return None
-
-
-def _covering(trades: list[Update], from_id: int) -> list[Update]:
-    """Trades that were asked for by id: each covers the ids since the one before it, those that do not exist too."""
-    firsts = [from_id, *(trade.last + 1 for trade in trades)]
-    return [trade._replace(first=first) for trade, first in zip(trades, firsts, strict=False)]
 
 
 def _instrument(entry: Any) -> Update | None:
