@@ -126,17 +126,14 @@ class Reader:
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
         start, subscribed = self._run(after)
-        if symbol not in subscribed:
-            return after + 1
-        return max(next(self._checkpoints(symbol, after), 0), start)
+        return self._known_from(symbol, after, start) if symbol in subscribed else after + 1
 
     def replayed(
         self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int
     ) -> Iterator[tuple[int, bytes]]:
         """The lines from where `normaliser` can know its symbols; it is told of the holes on the way."""
         start, subscribed = self._run(after)
-        known = [symbol for symbol in symbols if symbol in subscribed]
-        begins = [max(next(self._checkpoints(symbol, after), 0), start) for symbol in known]
+        begins = (self._known_from(symbol, after, start) for symbol in symbols if symbol in subscribed)
         first = min(begins, default=after + 1)
         normaliser.begin(subscribed)
         holes = deque(hole for hole in self._listing.holes() if hole[1] >= first)
@@ -145,6 +142,10 @@ class Reader:
             while holes and holes[0][1] < seq:
                 normaliser.hole(holes.popleft()[1] + 1)
             yield seq, line
+
+    def _known_from(self, symbol: str, after: int, start: int) -> int:
+        """From where a subscribed symbol is known: its last checkpoint, or the run's start."""
+        return max(next(self._checkpoints(symbol, after), 0), start)
 
     def run(self, upto: int) -> int:
         """The number of the last `start` up to a number."""
