@@ -6,11 +6,15 @@ from typing import Any
 from .record import is_text, seq_of
 
 _CHECKPOINT = re.compile(rb'^\{"seq":(\d+),"ts_recv":\d+,"kind":"checkpoint"', re.MULTILINE)
+_EVENT = re.compile(rb'^\{"seq":\d+,"ts_recv":\d+,"kind":"event"', re.MULTILINE)
 _LINE = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+),[^\n]*\}\n')
 
 
 def describe(raw: bytes) -> dict[str, Any]:
-    """Counts, and the ranges of `seq` and `ts_recv`; where `checkpoints` lie. Raises ValueError where it is damaged."""
+    """Counts, and the ranges of `seq` and `ts_recv`; where `checkpoints` lie; whether `event` records are in it.
+
+    Raises ValueError where it is damaged.
+    """
     stamps, records = _LINE.findall(raw), raw.count(b"\n")
     begins = raw.startswith(b'{"seq":') and raw.count(b'\n{"seq":') == records - 1
     if not begins or len(stamps) != records or not is_text(raw):
@@ -25,6 +29,7 @@ def describe(raw: bytes) -> dict[str, Any]:
         "seq": [seq_of(raw), seq_of(last)],
         "ts_recv": [int(min(stamps, key=by_time)), int(max(stamps, key=by_time))],
         **({"checkpoints": checkpoints} if checkpoints else {}),  # where a reader may begin
+        **({"told": True} if b'"kind":"event"' in raw and _EVENT.search(raw) else {}),  # events that no frame proves
     }
 
 

@@ -192,6 +192,17 @@ class BookSync:
         self.id = self.stream_last = snapshot.last
         self.held, self.asked, self.linked = [], False, True
 
+    def told(self, fields: dict[str, Any], ts: int) -> bool:
+        """Take a book event that nothing links to the one before; returns whether it applies: not before a snapshot."""
+        if fields["type"] == "snapshot":
+            self.book.replace(fields["bids"], fields["asks"])
+        elif self.id is None:
+            return False
+        else:
+            self.book.apply(fields["bids"], fields["asks"])
+        self.id = ts
+        return True
+
     def rejoin(self) -> None:
         """Go on with another connection: it may bring what the book has already, or begin in the middle of it."""
         self.stream_last, self.linked = 0, False

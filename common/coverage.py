@@ -31,13 +31,17 @@ LATE_NS = 600 * 10**9
 
 @dataclass
 class Span:
-    """Events of one channel one after another, without a gap between them. `ts_recv` in ns."""
+    """Events of one channel one after another, without a gap between them. `ts_recv` in ns.
+
+    `is_told`: out of records of the kind `event`, which nothing proves.
+    """
 
     channel: str
     seq: tuple[int, int]
     ts_recv: tuple[int, int]
     events: int
     bytes: int = 0
+    is_told: bool = False
 
 
 Item = Span | Event
@@ -92,10 +96,10 @@ class Coverage:
         for symbol in symbols:
             stretches = list(self._stretches(symbol, complete, None, split=True))
             for channel in channels:
-                whole = self._adapter.WHOLE.get(channel, "unverifiable")
+                whole = {True: "unverifiable", False: self._adapter.WHOLE.get(channel, "unverifiable")}
                 items = (item for stretch in stretches for item in stretch.items)
                 found += [
-                    {"symbol": symbol, "channel": channel, **interval.told(), "whole": whole}
+                    {"symbol": symbol, "channel": channel, **interval.facts(), "whole": whole[interval.is_told]}
                     for interval in _intervals(items, channel)
                     if interval.end >= times[0] and interval.start < times[1]
                 ]
@@ -137,7 +141,7 @@ class Coverage:
             gaps = line.get("gaps", [])
             if not split or not gaps:
                 spans = [
-                    Span(channel, tuple(table["seq"]), tuple(table["ts_recv"]), table["events"], table["bytes"])
+                    Span(channel, (*table["seq"],), (*table["ts_recv"],), table["events"], table["bytes"], file.is_told)
                     for channel, table in line["tables"].items()
                     if channel != GAP and table["events"]
                 ]
@@ -178,9 +182,11 @@ class Coverage:
                     span = open_spans.get(channel)
                     if span is not None and span.seq[1] < item["seq"]:
                         del open_spans[channel]
+        told = [range(file.seq[0], file.seq[1] + 1) for file in self._reader.files(symbol) if file.is_told]
+        told = [each for each in told if each.start <= last and each.stop > stretch.first]
         for seq, messages in self._reader.messages([symbol], stretch.last, last):
             for message in messages:
-                self._count(stretch, open_spans, seq, message)
+                self._count(stretch, open_spans, seq, message, any(seq in each for each in told))
             stretch.last = seq
             if time.monotonic() > self._deadline:
                 place = f"{symbol}: records up to {last} are counted one by one, {seq} is reached"
@@ -188,7 +194,7 @@ class Coverage:
         stretch.last = last
 
     @staticmethod
-    def _count(stretch: Stretch, open_spans: dict[str, Span], seq: int, message: bytes) -> None:
+    def _count(stretch: Stretch, open_spans: dict[str, Span], seq: int, message: bytes, is_told: bool) -> None:
         channel = message.split(b"/", 2)[1].decode()
         if channel == GAP:
             gap = orjson.loads(body(message))
@@ -198,8 +204,8 @@ class Coverage:
             return
         ts_recv = int(message[(begin := message.index(b'"ts_recv":') + 10) : message.index(b",", begin)])
         span = open_spans.get(channel)
-        if span is None:
-            span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0)
+        if span is None or span.is_told != is_told:
+            span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0, 0, is_told)
             stretch.items.append(span)
         span.seq, span.ts_recv, span.events = (span.seq[0], seq), (span.ts_recv[0], ts_recv), span.events + 1
 
@@ -218,8 +224,9 @@ class Interval:
     events: int
     bytes: int
     after: int | None
+    is_told: bool
 
-    def told(self) -> dict[str, int]:
+    def facts(self) -> dict[str, int]:
         keys = ("start", "end", "first_seq", "last_seq", "events", "bytes")
         return {key: getattr(self, key) for key in keys}
 
@@ -239,8 +246,8 @@ def _intervals(items: Iterator[Item], channel: str) -> list[Interval]:
         if isinstance(item, Span):
             if item.channel != channel:
                 continue
-            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, gap)
-            if is_apart:
+            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, gap, item.is_told)
+            if is_apart or found[-1].is_told != item.is_told:
                 found.append(each)
             else:
                 found[-1].add(each)

@@ -48,8 +48,14 @@ class ArchiveFile:
         return self.seq[0]
 
     @property
+    def is_told(self) -> bool:
+        """Whether records of the kind `event` are in it."""
+        known = self.open_blocks if self.manifest is None else (self.manifest,)
+        return any("told" in each for each in known)
+
+    @property
     def blocks(self) -> tuple[dict[str, Any], ...]:
-        """As in the manifest: `offset`, `bytes`, `crc32` (sealed), `seq`, `ts_recv`, `checkpoints`."""
+        """As in the manifest: `offset`, `bytes`, `crc32` (sealed), `seq`, `ts_recv`, `checkpoints`, `told`."""
         return _sealed_blocks(*self.place) if self.place else self.open_blocks
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from . import event_record
 from .adapter import FAULTS, Adapter, version
 from .emission import Emission, Published
 from .events import GAP, Action, Parsed, Snapshot, Update
@@ -237,6 +238,17 @@ class Normaliser:
         elif topic.missing:
             self._judge.take_missed(state, topic, updates)
 
+    def _on_event(self, record: Record) -> None:
+        """What a file without frames told. A delta that no snapshot stands before gives nothing, as in all books."""
+        told = event_record.read(record.channel, record.payload)
+        state = self._state(record.symbol) if told is not None and record.symbol is not None else None
+        topic = state.channels.get(record.channel or "") if state is not None else None
+        if told is None or state is None or topic is None:
+            return
+        ts_event, fields = told
+        if topic.channel != "book" or state.sync.told(fields, record.ts_recv if ts_event is None else ts_event):
+            self._out.emit(state, topic, ts_event, fields)
+
     def _learn(self, updates: list[Update]) -> None:
         """What is asked for from time to time, as open interest, or instruments: of these only what has changed."""
         for update in updates:
@@ -323,6 +335,7 @@ _HANDLERS = {
     "subscriptions": Normaliser._on_subscriptions,
     "switch": Normaliser._on_switch,
     "rest": Normaliser._on_rest,
+    "event": Normaliser._on_event,
     "gap": Normaliser._on_gap,
     "checkpoint": Normaliser._on_checkpoint,
 }

@@ -103,6 +103,7 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
         "sha256": digest.hexdigest(),
         "seq": [blocks[0]["seq"][0], blocks[-1]["seq"][1]],
         "ts_recv": [min(b["ts_recv"][0] for b in blocks), max(b["ts_recv"][1] for b in blocks)],
+        **({"told": True} if any("told" in block for block in blocks) else {}),
         "blocks": blocks,
     }
 

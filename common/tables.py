@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 INT, NUMBER, TEXT, WORD, WORDS, FLAG = "int", "number", "text", "word", "words", "flag"
 """int64; float64; text of which no two need be alike; text of a few sorts (a dictionary); a list of such; a bool."""
 
-_COMMON = {"seq": INT, "part": INT, "of": INT, "prev": INT, "ts_event": INT, "ts_recv": INT, "symbol": WORD}
-_BACKFILLED = {"late": FLAG, "gap": INT}
+COMMON = {"seq": INT, "part": INT, "of": INT, "prev": INT, "ts_event": INT, "ts_recv": INT, "symbol": WORD}
+BACKFILLED = {"late": FLAG, "gap": INT}
 _TRADE = {"id": TEXT, "price": NUMBER, "amount": NUMBER, "side": WORD}
 
 _CHANNELS = {
@@ -66,7 +66,7 @@ _CHANNELS = {
     },
 }  # fmt: skip
 
-COLUMNS = {channel: {**_COMMON, **own, **({} if channel == GAP else _BACKFILLED)} for channel, own in _CHANNELS.items()}
+COLUMNS = {channel: {**COMMON, **own, **({} if channel == GAP else BACKFILLED)} for channel, own in _CHANNELS.items()}
 """The columns of each channel, and the sort of each."""
 
 _ELSEWHERE = frozenset({"exchange", "channel"})  # in the schema's metadata
