@@ -175,6 +175,10 @@ def _run(args: argparse.Namespace) -> int:
         from . import cli_storage
 
         return cli_storage.verify(args.directory, args.exchanges, args.jobs, as_json=args.json)
+    if args.command == "export":
+        from . import cli_export
+
+        return cli_export.run(args)
     if args.command not in ("cat", "normalise"):
         from . import cli_research
 

@@ -8,6 +8,7 @@ from .events import CHANNELS
 
 SERVER = "127.0.0.1:9000"
 FORMATS = ("json", "csv", "parquet", "arrow", "raw")
+EXPORTS = ("parquet", "csv", "jsonl")
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command, by its name, its sentence and its examples."""
@@ -45,6 +46,19 @@ examples:
 """
 
 
+_EXPORT = f"""\
+{_TIMES}
+
+examples:
+  trade-archivist export parquet binance BTCUSDT ETHUSDT --kinds trade,book --start 2026-01-31 -o ./export
+  trade-archivist export csv binance BTC-USDT --kinds trade --storage ./storage-dir -o ./export
+
+One file for each symbol, kind and UTC day (of the time of receipt), whole or not at all; a line in exports.jsonl tells
+what it holds, and its SHA-256. Run it again: what is there is kept, what is new or was not over is made.
+Each format's kinds: README, "Import and export".
+"""
+
+
 def words(text: str) -> list[str]:
     """`a,b` as a list."""
     return [word for word in text.split(",") if word]
@@ -78,6 +92,7 @@ def add_research(add: Add) -> None:
     instruments.add_argument("--at", metavar="TIME", help="default: now")
     _asking(add("status", "print what each process last said about itself", ""))
     _add_follow(add("follow", "print events, past and live", _FOLLOW))
+    _add_export(add("export", "write an archive as the files of other tools", _EXPORT))
 
 
 def _asking(sub: argparse.ArgumentParser, *, json: bool = True) -> argparse.ArgumentParser:
@@ -116,3 +131,14 @@ def _add_follow(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--start", metavar="TIME", help="begin in the past: ns, ISO 8601, or -10m")
     sub.add_argument("--events", metavar="ENDPOINT", help="the feed's events (default: what the server says)")
     sub.add_argument("--count", type=count, metavar="N", help="end after so many events")
+
+
+def _add_export(sub: argparse.ArgumentParser) -> None:
+    _asking(sub, json=False)
+    sub.add_argument("format", choices=EXPORTS, metavar="FORMAT", help=", ".join(EXPORTS))
+    sub.add_argument("exchange")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it, or BTC-USDT, *-USDT-PERP")
+    sub.add_argument("--kinds", type=words, default=[], metavar="A,B", help="what files (default: all that there are)")
+    sub.add_argument("--start", metavar="TIME", help="the first moment (default: the beginning)")
+    sub.add_argument("--end", metavar="TIME", help="the first moment after it (default: what is archived)")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the directory of the files")

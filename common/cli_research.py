@@ -4,8 +4,6 @@ For people, columns; with `--json` one object. Slices go to stdout, or whole or 
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +17,11 @@ from . import cli_live, cli_storage
 from .cli_parser import FORMATS
 from .client import Client
 from .errors import BadRequestError
-from .events import Event
+from .export_plain import write_csv
 from .output import aligned, time_text
 from .process import EXIT_OK
 from .slices import Slice
-from .tables import COLUMNS
 
-CSV_EVENTS = 4096
 DEPTH = 10
 """Levels of a book's side on a terminal."""
 
@@ -57,7 +53,7 @@ def slice_(client: Client, args: argparse.Namespace) -> int:
         return EXIT_OK
     with _opened(output) as out:
         if kind == "csv":
-            _write_csv(asked, args.channels[0], out)
+            write_csv(asked.events(), args.channels[0], out)
         elif kind == "arrow":
             _write_arrow(asked, args.channels[0], out)
         else:
@@ -84,30 +80,6 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _write_csv(asked: Slice, channel: str, out: IO[bytes]) -> None:
-    """The table's columns with the exchange's own digits; a book has a row for each level."""
-    names = list(COLUMNS[channel])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for count, event in enumerate(asked.events()):
-        if event["channel"] == channel:
-            writer.writerows(_rows(event))
-        if count % CSV_EVENTS == 0:
-            out.write(text.getvalue().encode())
-            text.seek(0)
-            text.truncate()
-    out.write(text.getvalue().encode())
-
-
-def _rows(event: Event) -> list[Event]:
-    if "bids" not in event:
-        return [{"part": 0, "of": 1, **event}]
-    sides = (("bid", event["bids"]), ("ask", event["asks"]))
-    levels = [{"side": side, "price": price, "amount": amount} for side, found in sides for price, amount in found]
-    return [{"part": 0, "of": 1, **event, **level} for level in levels or [{}]]
 
 
 def _write_arrow(asked: Slice, channel: str, out: IO[bytes]) -> None:

@@ -137,6 +137,10 @@ class Slice:
         queries = [replace(query, channels=(GAP,)) for query in self._queries]
         return list(Slice(self._transport, queries, progress=self._progress))
 
+    def is_past(self) -> bool:
+        """Whether all of it is archived by now: nothing that belongs before its end can come any more."""
+        return not any(next(pages(self._transport, query, "json"))[0]["partial"] for query in self._queries)
+
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def batches(self, *, exact: bool = False) -> Iterator["pyarrow.Table"]:

@@ -61,7 +61,7 @@ def sandbox(ports: list[int], storage: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def test_readme_marks_its_blocks() -> None:
-    assert set(blocks()) == {"sandbox", "follow", "slice", "join", "replay", "verify", "watch", "ask"}
+    assert set(blocks()) == {"sandbox", "follow", "slice", "join", "replay", "verify", "watch", "ask", "export"}
 
 
 def test_watching_prints_trades_of_both_symbols(
@@ -174,3 +174,11 @@ def test_the_documented_options_and_keys_exist() -> None:
 def test_the_table_of_exchanges_is_what_the_command_prints() -> None:
     shown = README.partition("<!-- trade-archivist exchanges --markdown -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == run(".venv/bin/trade-archivist exchanges --markdown").strip()
+
+
+def test_exporting_writes_whole_files(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path, tmp_path: Path
+) -> None:
+    wait_for_a_book(ports)
+    run(shown("export", ports, storage).replace("./export", shlex.quote(str(tmp_path))))
+    assert {path.parent.name for path in tmp_path.glob("binance/*/BTCUSDT-*.parquet")} == {"trade", "book"}
