@@ -153,6 +153,14 @@ def test_a_replay_gives_a_plain_subscriber_what_was_recorded(
             replay.terminate()
 
 
+def test_exporting_writes_whole_files(
+    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path, tmp_path: Path
+) -> None:
+    wait_for_a_book(ports)
+    run(shown("export", ports, storage).replace("./export", shlex.quote(str(tmp_path))))
+    assert {path.parent.name for path in tmp_path.glob("binance/*/BTCUSDT-*.parquet")} == {"trade", "book"}
+
+
 def test_what_was_recorded_is_proved_by_the_shown_commands_while_recording_and_after(
     sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path
 ) -> None:
@@ -174,11 +182,3 @@ def test_the_documented_options_and_keys_exist() -> None:
 def test_the_table_of_exchanges_is_what_the_command_prints() -> None:
     shown = README.partition("<!-- trade-archivist exchanges --markdown -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == run(".venv/bin/trade-archivist exchanges --markdown").strip()
-
-
-def test_exporting_writes_whole_files(
-    sandbox: subprocess.Popen[bytes], ports: list[int], storage: Path, tmp_path: Path
-) -> None:
-    wait_for_a_book(ports)
-    run(shown("export", ports, storage).replace("./export", shlex.quote(str(tmp_path))))
-    assert {path.parent.name for path in tmp_path.glob("binance/*/BTCUSDT-*.parquet")} == {"trade", "book"}
