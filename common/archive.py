@@ -75,18 +75,20 @@ class ArchiveWriter:
         rotate_s: int = 3600,
         rotate_min_bytes: int = 1024 * 1024,
         report: Callable[[str], None] = print,
+        is_taken: Callable[[Path], bool] = lambda _path: False,
     ) -> None:
         self.position = 0
         self.processes: dict[str, object] = {}
         self.turned: list[tuple[Path, int]] = []  # files that are full, and the number of the next file's first record
         self.buffered = 0  # bytes taken, not written yet
-        self._disk, self._directory, self._boot_id, self._report = disk, directory, boot_id, report
+        self.turns = False  # each checkpoint turns its file, whatever it holds: so an import ends
+        self._disk, self._directory, self._boot_id = disk, directory, boot_id
+        self._report, self._is_taken = report, is_taken  # the latter: whether a file of that stem stands elsewhere
         self._rotate_ns, self._rotate_min_bytes = rotate_s * 1_000_000_000, rotate_min_bytes
         self._files: dict[bytes, OpenFile] = {}  # by the symbol as the record spells it; b"" for none
         self._held: dict[int, int] = {}  # numbers above `position` that a file holds already: CRC32 of the line
         self._written = -1
-        self._fsynced = 0
-        self._highest = 0
+        self._fsynced = self._highest = 0
         self._new_dirs: set[Path] = set()
         self._last_ts = 0
 
@@ -258,7 +260,7 @@ class ArchiveWriter:
             self.position, self._last_ts = seq, ts_recv
 
     def _must_turn(self, opened: OpenFile, ts_recv: int) -> bool:
-        if ts_recv // DAY_NS != opened.first_ts // DAY_NS:
+        if self.turns or ts_recv // DAY_NS != opened.first_ts // DAY_NS:
             return True
         size = opened.size + opened.buffered
         return size >= self._rotate_min_bytes and ts_recv // self._rotate_ns != opened.first_ts // self._rotate_ns
@@ -280,7 +282,8 @@ class ArchiveWriter:
         while True:
             month, stem = file_stem(name, ts_recv)
             directory = self._directory / name / month
-            if not any(self._disk.exists(directory / (stem + suffix)) for suffix in (OPEN, *SEALED.values())):
+            names = [directory / (stem + suffix) for suffix in (OPEN, *SEALED.values())]
+            if not any(map(self._disk.exists, names)) and not self._is_taken(directory / stem):
                 break
             ts_recv += 1_000_000  # nothing is ever overwritten
         self._disk.make_dir(directory)

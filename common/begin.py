@@ -42,17 +42,21 @@ def record_start(
     recorder: Recorder, adapter: Adapter, ts: int, opened: Opened, subscriptions: dict[str, Any], debt: dict[str, Any]
 ) -> int:
     """Append `start`, and the `close` of each connection that the run before had open. Returns the start's number."""
-    head = {
-        "last": opened.last,
+    about = {"exchange": adapter.NAME, "subscriptions": subscriptions, "owed": debt}
+    run = recorder.record(ts, "start", head=start_head(adapter, opened.last), payload=orjson.dumps(about))
+    for conn, url in opened.facts.get("connections", {}).items():
+        recorder.record(ts, "close", conn=int(conn), head={"url": url, "code": None, "reason": "killed"})
+    return run
+
+
+def start_head(adapter: Adapter, last: int) -> dict[str, Any]:
+    """What the head of a `start` record says; `last` is the number before it."""
+    return {
+        "last": last,
         "format": FORMAT,
         "recorder": f"trade-archivist/{__version__}",
         "normaliser": version(adapter),
     }
-    payload = orjson.dumps({"exchange": adapter.NAME, "subscriptions": subscriptions, "owed": debt})
-    run = recorder.record(ts, "start", head=head, payload=payload)
-    for conn, url in opened.facts.get("connections", {}).items():
-        recorder.record(ts, "close", conn=int(conn), head={"url": url, "code": None, "reason": "killed"})
-    return run
 
 
 def _tail(disk: Disk, journal_dir: Path) -> bytes:

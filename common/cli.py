@@ -1,6 +1,6 @@
 """The command `trade-archivist`: what researchers do with an archive, and with what happens now.
 
-    trade-archivist verify | rebuild | cat | normalise | symbols | follow | keys
+    trade-archivist verify | rebuild | import | cat | normalise | symbols | follow | keys
 
 Exit codes: 0 done (of `verify`: whole), 1 damaged, 2 could not run. Errors are one sentence on stderr.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__
+from . import __version__, cli_import
 from .cli_parser import add_research, count, words
 from .codec import CodecError, MissingPackageError
 from .errors import ArchivistError, DamagedError
@@ -116,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     _add_rebuild(command("rebuild", "make the tables of a storage directory anew", _REBUILD))
     _add_cat(command("cat", "print the records of archive files (.bz2, .zst, .open) and journals (.records)", _CAT))
     _add_normalise(command("normalise", "turn records into events", _NORMALISE))
+    cli_import.add_arguments(command("import", "take in what other programs recorded", cli_import.EPILOG))
     add_research(command)
     exchanges = command("exchanges", "list the exchanges, their channels, and how surely each is whole", "")
     exchanges.add_argument("--markdown", action="store_true", help="as tables for a document")
@@ -171,6 +172,8 @@ def _run(args: argparse.Namespace) -> int:
         from . import cli_rebuild
 
         return cli_rebuild.run(args.directory, args.exchange, args.workers, force=args.force)
+    if args.command == "import":
+        return cli_import.run(args)
     if args.command == "verify":
         from . import cli_storage
 

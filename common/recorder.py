@@ -5,15 +5,22 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from .adapter import Adapter, version
 from .events import HEARTBEAT, Snapshot, Update, topic
-from .journal import Journal
 from .normaliser import Normaliser, Work
 from .record import DATA, FORMAT, decode, encode, payload_part
+
+
+class Log(Protocol):
+    """Where records go first: the feed's journal, or what an import writes."""
+
+    next: int  # the number of the next record
+
+    def append(self, lines: list[bytes]) -> int: ...  # how many of them stand now
 
 
 class Recorder:
@@ -21,7 +28,7 @@ class Recorder:
         self,
         adapter: Adapter,
         normaliser: Normaliser,
-        journal: Journal,
+        journal: Log,
         publish_records: Callable[[bytes], None],
         publish_event: Callable[[bytes], None],
     ) -> None:

@@ -147,10 +147,10 @@ def _sealed(path: Path, exchange: str, archive: ArchiveConfig) -> bool:
     return True
 
 
-def tables_of(path: Path, adapter: Adapter) -> Tables | None:
+def tables_of(path: Path, adapter: Adapter, *, goes_on: bool = False) -> Tables | None:
     """A file's tables; None where they cannot be made: what is wrong with tables never costs records."""
     try:
-        return tabulate(path, adapter)
+        return tabulate(path, adapter, goes_on=goes_on)
     except MissingPackageError:
         return None  # told at the start
     except Exception as error:

@@ -150,14 +150,14 @@ def sync_manifest(disk: Disk, month: Path) -> None:
     disk.sync_dir(month)
 
 
-def append_manifest(disk: Disk, month: Path, line: dict[str, Any]) -> None:
-    """Commit one manifest line, synced. A last line that was not written whole is set aside first."""
+def append_manifest(disk: Disk, month: Path, *lines: dict[str, Any]) -> None:
+    """Commit manifest lines, synced. A last line that was not written whole is set aside first."""
     disk.make_dir(month)
     with disk.locked(month):
-        _append_line(disk, month, orjson.dumps(line) + b"\n")
+        _append_lines(disk, month, b"".join(orjson.dumps(line) + b"\n" for line in lines))
 
 
-def _append_line(disk: Disk, month: Path, encoded: bytes) -> None:
+def _append_lines(disk: Disk, month: Path, encoded: bytes) -> None:
     path = month / MANIFEST
     if disk.exists(path):
         data = disk.read(path)

@@ -50,9 +50,10 @@ def covers(files: Sequence[ArchiveFile], index: int) -> Covers | None:
     return Covers(files[index].first if index else 1, files[index + 1].first - 1)
 
 
-def tabulate(path: Path, adapter: Adapter) -> Tables | None:
+def tabulate(path: Path, adapter: Adapter, *, goes_on: bool = False) -> Tables | None:
     """Write the tables of a symbol's `.open` file that is full; None where no other file follows it yet.
 
+    `goes_on`: the symbol's first file here is not its very first (what is imported is added to an archive).
     Every record before the next file's first one must be archived. Raises MissingPackageError, CodecError, OSError,
     and whatever a fault of ours raises: then nothing is left behind.
     """
@@ -63,6 +64,8 @@ def tabulate(path: Path, adapter: Adapter) -> Tables | None:
     span = covers(files, index)
     if span is None:
         return None
+    if index == 0 and goes_on:
+        span = span._replace(first=files[0].first)
     stem = path.name.removesuffix(storage.OPEN)
     return write(derivation, span, lambda channel: path.parent / table_name(stem, channel))
 

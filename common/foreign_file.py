@@ -1,0 +1,77 @@
+"""Lines of a file that others made: plain or compressed, told apart by its first bytes.
+
+1f 8b        gzip   (several members one after the other are one file)
+42 5a 68     bz2
+28 b5 2f fd  zstd
+else         the lines themselves
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+CHUNK_BYTES = 1024 * 1024
+LINE_BYTES_MAX = 64 * 1024**2
+
+_BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
+
+
+class ForeignFileError(ValueError):
+    """A file that others made cannot be read: the message names it, the line (or offset) and the mend."""
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines with their numbers from 1, without their ends. Raises ForeignFileError, OSError.
+
+    The last line may have no end. What can be read before a place that cannot comes first.
+    """
+    number, rest = 0, b""
+    for chunk in _chunks(path):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            number += 1
+            yield number, line
+        if len(rest) > LINE_BYTES_MAX:
+            raise ForeignFileError(f"{path} line {number + 1}: longer than {LINE_BYTES_MAX} bytes: not a text of lines")
+    if rest:
+        yield number + 1, rest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as raw:
+        offset = lines = 0
+        try:
+            file = _opened(raw)
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+                lines += chunk.count(b"\n")
+                offset = raw.tell()
+        except _BROKEN as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk, not of what stands in the file
+            where = f"{path} offset {offset}, after line {lines}"
+            mend = "copy it again, or decompress what can be read of it and give the whole lines of that"
+            raise ForeignFileError(f"{where}: torn or damaged ({_said(error)}): {mend}") from None
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _opened(raw: IO[bytes]) -> IO[bytes]:
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]  # a binary reader in all but its declared type
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(raw)
+    if magic == b"\x28\xb5\x2f\xfd":
+        import zstandard  # only for files that need it
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+    return raw

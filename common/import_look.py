@@ -1,0 +1,150 @@
+"""Before anything is written: what the files of an import hold, and that all of them can be read."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush, heapreplace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .adapter import Adapter
+from .events import Snapshot, Update
+from .foreign_file import ForeignFileError
+from .import_format import EVENT, IN, REST, Item
+
+FRAME_BYTES_MAX = 64 * 1024**2
+"""Of a frame that was compressed, inflated."""
+TELL_EVERY = 4096
+
+Read = Callable[[Path], Iterator[Item]]
+
+
+@dataclass
+class Looked:
+    """A file that was looked through. Times in ns."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    stamp: tuple[int, int]  # size and mtime, so that a change is noticed
+    first: int = 0  # time of its first item
+    earliest: int = 0
+    latest: int = 0
+    items: int = 0
+    frames: int = 0
+    understood: int = 0  # frames and events that an adapter, or a channel, knows
+    places: set[tuple[str, str]] = field(default_factory=set)  # channel and symbol of what was understood
+
+    def source(self, format_name: str) -> dict[str, Any]:
+        """How a `start` record names it."""
+        return {"format": format_name, "file": self.path.name, "bytes": self.bytes, "sha256": self.sha256}
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def hashed(path: Path) -> Looked:
+    """A file as it stands, not looked through yet. Raises OSError."""
+    stamp = stamp_of(path)
+    with path.open("rb") as file:
+        return Looked(path, stamp[0], hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+
+
+def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable[[int], None]) -> None:
+    """Look through a file. Raises ForeignFileError where it cannot be read, or is of something else than was said."""
+    places = looked.places
+    for item in items:
+        if item.ts <= 0:
+            raise ForeignFileError(f"{looked.path} item {looked.items + 1}: a time of {item.ts} ns")
+        if not looked.items:
+            looked.first = looked.earliest = item.ts
+        looked.items += 1
+        looked.earliest, looked.latest = min(looked.earliest, item.ts), max(looked.latest, item.ts)
+        if item.kind == IN:
+            looked.frames += 1
+            found = placed(adapter, item)
+            looked.understood += found is not None
+            if type(found) is Update:
+                places.add(found[:2])
+            elif found is not None:
+                places.update(found)
+        elif item.kind == EVENT and item.channel is not None and item.symbol is not None:
+            looked.understood += 1
+            places.add((item.channel, item.symbol))
+        if not looked.items % TELL_EVERY:
+            told(looked.items)
+    if looked.frames and not looked.understood:
+        raise ForeignFileError(
+            f"{looked.path}: none of its {looked.frames} frames says anything to {adapter.NAME}: "
+            f"it is of another exchange, or of an older protocol: name the right one with --exchange"
+        )
+
+
+def placed(adapter: Adapter, item: Item) -> Any:
+    """What a frame is about: an Update, or a list of channels and symbols; None where it is not understood."""
+    text = text_of(adapter, item)
+    if text is None:
+        return None
+    try:
+        message = adapter.loads(text)
+        if adapter.loads is not orjson.loads:
+            orjson.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    found = adapter.parse(message)
+    if isinstance(found, Snapshot):
+        return [("book", found.symbol)]
+    return [update[:2] for update in found] if isinstance(found, list) else found
+
+
+def text_of(adapter: Adapter, item: Item) -> bytes | None:
+    """A frame's text; None where it is binary and no text can be had from it."""
+    if not item.is_binary:
+        return item.payload
+    if adapter.inflate is None:
+        return None
+    try:
+        return adapter.inflate(item.payload, FRAME_BYTES_MAX)
+    except ValueError:
+        return None
+
+
+def rest_place(adapter: Adapter, item: Item) -> tuple[str | None, str | None]:
+    """Where a REST answer is filed: a book under its symbol, anything else under none."""
+    found = adapter.parse_rest(item.url, item.payload)
+    return ("book", found.symbol) if isinstance(found, Snapshot) else (None, None)
+
+
+def has_instruments(adapter: Adapter, item: Item) -> bool:
+    """Whether a REST answer tells of instruments."""
+    found = adapter.parse_rest(item.url, item.payload) if item.kind == REST else None
+    return isinstance(found, list) and any(update.channel == "instrument" for update in found)
+
+
+def merged(files: Sequence[Looked], read: Read) -> Iterator[tuple[int, Item | None]]:
+    """The items of all files by time, each with its file's place; None after a file's last one.
+
+    A file keeps its own order. It is opened when its time has come: memory is that of the files that overlap.
+    """
+    waiting = deque(sorted(range(len(files)), key=lambda place: (files[place].first, place)))
+    heap: list[tuple[int, int, Item, Iterator[Item]]] = []
+    while heap or waiting:
+        while waiting and (not heap or files[waiting[0]].first <= heap[0][0]):
+            place = waiting.popleft()
+            items = read(files[place].path)
+            if (item := next(items, None)) is not None:
+                heappush(heap, (item.ts, place, item, items))
+        if not heap:
+            continue
+        _, place, item, items = heap[0]
+        yield place, item
+        if (following := next(items, None)) is not None:
+            heapreplace(heap, (following.ts, place, following, items))
+        else:
+            heappop(heap)
+            yield place, None

@@ -1,0 +1,235 @@
+"""What is imported, written beside the archive with the archive's own code: a whole exchange directory, all sealed.
+
+    Item ─▶ Recorder ─▶ record lines ─▶ ArchiveWriter ─▶ .open ─▶ sealed files, tables, manifests
+              └ Normaliser ─▶ checkpoints
+
+It is a run like a feed's: `start` (which names the files as its `source`), then everything in the order of time, with
+checkpoints as a feed writes them. At the end each symbol's file is followed by one that holds a checkpoint alone, so
+that all tables are made.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .adapter import FAULTS, Adapter, version
+from .archive import ArchiveWriter
+from .begin import start_head
+from .config import ArchiveConfig
+from .disk import Disk
+from .import_format import EVENT, IN, OPEN, OUT, Item
+from .import_look import rest_place, text_of
+from .normaliser import Normaliser, Work
+from .process import boot_id
+from .record import Record
+from .recorder import Recorder
+from .schedule import Checkpoints
+from .seal_workers import tables_of
+from .sealing import seal
+from .storage import decode_symbol, open_files
+
+BUFFER_BYTES = 8 * 1024**2
+RUN_FRAMES = 1000
+"""Frames that are recorded at a time."""
+CHECKPOINT_S = 300
+TICK_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run before its first record."""
+
+    first: int  # its first number
+    ts: int
+    last: int  # the archive's last number before it
+    conn: int  # the number of its first connection
+    symbols: tuple[str, ...]
+    channels: tuple[str, ...]
+    owed: dict[str, Any]  # what the import before had come to
+    sources: list[dict[str, Any]]
+    known: frozenset[str]  # symbols that are archived already
+
+
+class _State(Normaliser):
+    """Keeps what checkpoints hold. Its events are derived later, from the records, when tables are made."""
+
+    def all_messages(self, works: Iterable[Work | None]) -> list[bytes]:
+        for work in works:
+            try:
+                if work is not None:
+                    self.record(work) if isinstance(work, Record) else self.update(*work)
+            except FAULTS as error:
+                self.fault(error)
+        self.actions.clear()
+        return []
+
+
+class _Log:
+    """Where the recorder appends: the archive itself."""
+
+    def __init__(self, writer: ArchiveWriter, first: int) -> None:
+        self.next = first
+        self._writer = writer
+
+    def append(self, lines: list[bytes]) -> int:
+        self._writer.take(lines)
+        if self._writer.buffered > BUFFER_BYTES:
+            self._writer.flush()
+        self.next += len(lines)
+        return len(lines)
+
+
+class Staging:
+    """Writes one run into an exchange directory of its own. `conn` is the number of the next connection."""
+
+    def __init__(
+        self, disk: Disk, directory: Path, adapter: Adapter, run: Run, codec: str, is_taken: Callable[[Path], bool]
+    ) -> None:
+        self.records = 0
+        self.conn = run.conn
+        self._disk, self._directory, self._adapter, self._run = disk, directory, adapter, run
+        self._config = ArchiveConfig(codec=codec)
+        self._writer = ArchiveWriter(
+            disk, directory,
+            boot_id=boot_id(), rotate_s=self._config.rotate_s, rotate_min_bytes=self._config.rotate_min_bytes,
+            is_taken=is_taken,
+        )  # fmt: skip
+        self.state = _State(adapter)
+        self._checkpoints = Checkpoints(list(run.symbols), CHECKPOINT_S, run.ts / 1e9)
+        self._due = self._ts = 0  # when checkpoints are looked for next; the highest time
+        self._conns: dict[tuple[int, str], tuple[int, str | None]] = {}  # number and URL, by the file's place and name
+        self._frames: list[tuple[int, list[bytes]]] = []  # not recorded yet, all of one connection and sort
+        self._of = (0, b"")
+        self._begin()
+
+    def _begin(self) -> None:
+        run = self._run
+        self._writer.open(None)
+        self._writer.hole(run.first, 0)
+        self._recorder = Recorder(
+            self._adapter, self.state, _Log(self._writer, run.first), lambda _lines: None, lambda _event: None
+        )
+        places = {(channel, symbol) for channel in self._adapter.CHANNELS for symbol in run.symbols}
+        self._recorder.file_under(places)
+        subscriptions = {"symbols": list(run.symbols), "channels": list(run.channels)}
+        about = {"exchange": self._adapter.NAME, "subscriptions": subscriptions, "owed": run.owed}
+        payload = orjson.dumps({**about, "source": run.sources})
+        self._recorder.record(run.ts, "start", head=start_head(self._adapter, run.last), payload=payload)
+
+    @property
+    def last(self) -> int:
+        """The last number that was used."""
+        return self._recorder.next - 1
+
+    # -- items -----------------------------------------------------------------------------------------------------
+
+    def take(self, place: int, item: Item | None) -> None:
+        """What a file tells next, or (None) that it ends. `place` tells the files apart."""
+        if item is None:
+            self._end_file(place)
+            return
+        if item.ts >= self._due:
+            self._look_at_time(item.ts)
+        self._ts = max(self._ts, item.ts)
+        if item.kind == IN:
+            self._frame(place, item)
+            return
+        self._flush()
+        if item.kind == OPEN:
+            self._open(place, item)
+        elif item.kind == OUT:
+            self._recorder.record(item.ts, "out", conn=self._conn(place, item.conn), payload=item.payload)
+        elif item.kind == EVENT:
+            self._recorder.record(item.ts, "event", channel=item.channel, symbol=item.symbol, payload=item.payload)
+        else:
+            channel, symbol = rest_place(self._adapter, item)
+            head = {"url": item.url, "status": 200}
+            self._recorder.record(item.ts, "rest", channel=channel, symbol=symbol, head=head, payload=item.payload)
+
+    def _frame(self, place: int, item: Item) -> None:
+        text, conn = text_of(self._adapter, item), self._conn(place, item.conn)
+        if text is None:
+            self._flush()
+            self._recorder.binary(item.ts, conn, "in", "binary", item.payload)
+            return
+        sort = b',"op":"binary","encoding":"%b"' % self._adapter.ENCODING.encode() if item.is_binary else b""
+        if self._of != (conn, sort) or len(self._frames) >= RUN_FRAMES:
+            self._flush()
+            self._of = conn, sort
+        self._frames.append((item.ts, [text]))
+
+    def _flush(self) -> None:
+        if self._frames:
+            self._recorder.runs(self._of[0], self._frames, self._of[1])
+            self._frames = []
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def _conn(self, place: int, name: str) -> int:
+        key = (place, name) if name else (-1, "")
+        if (known := self._conns.get(key)) is None:
+            known = self._conns[key] = (self.conn, None)
+            self.conn += 1
+        return known[0]
+
+    def _open(self, place: int, item: Item) -> None:
+        """A connection opens; the one of that name before it is no more, though nothing tells when it was lost."""
+        self._close((place, item.conn), item.ts, "lost: another one opens")
+        number = self._conn(place, item.conn)
+        self._conns[place, item.conn] = (number, item.url)
+        self._recorder.record(item.ts, "open", conn=number, head={"url": item.url})
+
+    def _close(self, key: tuple[int, str], ts: int, reason: str) -> None:
+        if (known := self._conns.pop(key, None)) is not None:
+            number, url = known
+            self._recorder.record(ts, "close", conn=number, head={"url": url, "code": None, "reason": reason})
+            self._recorder.closed(number)
+
+    def _end_file(self, place: int) -> None:
+        self._flush()
+        for key in [key for key in self._conns if key[0] == place]:
+            self._close(key, self._ts, "the recording ends")
+
+    # -- checkpoints and files ---------------------------------------------------------------------------------------
+
+    def _look_at_time(self, ts: int) -> None:
+        """Write the checkpoints that are due at a time, and seal the files that they have turned."""
+        self._due = ts + TICK_NS
+        if not (due := self._checkpoints.due(ts / 1e9)):
+            return
+        self._flush()
+        for symbol in due:
+            self._checkpoint(ts, symbol)
+        if self._writer.turned:
+            self._writer.sync(lambda: None)
+            self._seal(self._writer.sealable())
+
+    def _checkpoint(self, ts: int, symbol: str | None) -> None:
+        if symbol is not None:
+            payload = self.state.checkpoint(symbol)
+        else:
+            about = {"normaliser": version(self._adapter), "run": self._run.first, "symbols": self._run.symbols}
+            payload = orjson.dumps(about)
+        self._recorder.record(ts, "checkpoint", symbol=symbol, payload=payload)
+
+    def end(self) -> None:
+        """End the run, and seal everything."""
+        self._flush()
+        self._writer.turns = True
+        for symbol in self._run.symbols:
+            self._checkpoint(self._ts, symbol)
+        self._writer.sync(lambda: None)
+        self._seal(self._writer.sealable())
+        self._writer.close()
+        self._seal(open_files(self._disk, self._directory))
+
+    def _seal(self, paths: Iterable[Path]) -> None:
+        config = self._config
+        for path in paths:
+            goes_on = decode_symbol(path.parents[1].name) in self._run.known
+            make = partial(tables_of, adapter=self._adapter, goes_on=goes_on)
+            seal(self._disk, path, config.codec, config.level, config.block_bytes, version(self._adapter), make)
