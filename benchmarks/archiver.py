@@ -14,15 +14,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import cast
 
 from benchmarks.exchange import trades
 from benchmarks.normalise import RECORDING, record_lines
-from common.adapter import Adapter
+from common import exchanges
 from common.begin import record_start
 from common.codec import compressor
 from common.disk import Disk
-from common.exchanges import binance
 from common.journal import Journal
 from common.normaliser import Normaliser
 from common.process import boot_id
@@ -31,14 +29,16 @@ from common.sealing import Tables, seal
 from common.storage import MANIFEST, Archived, read_archived
 from common.tabling import Covers, Derivation, table_name, write
 
+ADAPTER = exchanges.get("binance")
+
 
 def write_journal(storage: Path, count: int) -> int:
     """Fill a journal, as a feed would; returns the last number."""
     journal = Journal(Disk(), storage / ".journal" / "binance", "binance", boot_id=boot_id())
     opened = journal.open(time.time_ns() // 1000, Archived())
-    recorder = Recorder(binance, Normaliser(binance), journal, lambda lines: None, lambda message: None)
+    recorder = Recorder(ADAPTER, Normaliser(ADAPTER), journal, lambda lines: None, lambda message: None)
     recorder.file_under({("trade", "BTCUSDT")})
-    record_start(recorder, binance, time.time_ns(), opened, {"symbols": ["BTCUSDT"], "channels": ["trade"]}, {})
+    record_start(recorder, ADAPTER, time.time_ns(), opened, {"symbols": ["BTCUSDT"], "channels": ["trade"]}, {})
     for start in range(0, count, 1000):
         batch = [frame[4 if frame[1] == 126 else 2 :] for frame in trades(1000)]
         recorder.frames(1, time.time_ns(), batch[: count - start])
@@ -98,7 +98,7 @@ def measure_sealing(path: Path) -> None:
 
 def tables_of(path: Path) -> Tables:
     """The tables of one file that is all there is."""
-    derivation = Derivation(path.parents[2], cast(Adapter, binance), "BTCUSDT")
+    derivation = Derivation(path.parents[2], ADAPTER, "BTCUSDT")
     return write(derivation, Covers(1, 1 << 62), lambda channel: path.with_name(table_name(path.stem, channel)))
 
 

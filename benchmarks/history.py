@@ -23,9 +23,9 @@ import orjson
 import zmq
 
 from benchmarks.ports import free_port
+from common import exchanges
 from common.archive import ArchiveWriter
 from common.disk import AppendFile, Disk
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.record import decode, encode
@@ -58,7 +58,7 @@ class Writer:
         self.disk, self.storage = QuickDisk(), storage
         self.archive = ArchiveWriter(self.disk, storage / "binance", boot_id=boot_id(), rotate_min_bytes=1)
         self.archive.open(None)
-        self.normaliser = Normaliser(binance)
+        self.normaliser = Normaliser(exchanges.get("binance"))
         self.seq, self.now, self.ids = 999_999, BEGIN_NS, 1000
         self.archive.hole(1_000_000, 0)
         subscriptions = {"symbols": [SYMBOL], "channels": ["trade", "book"]}

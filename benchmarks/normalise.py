@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from common import exchanges
 from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import decode, encode
@@ -40,7 +41,7 @@ def record_lines(recording: Path) -> list[bytes]:
 
 
 def normalise(lines: list[bytes]) -> int:
-    normaliser = Normaliser(binance)
+    normaliser = Normaliser(exchanges.get("binance"))
     batches = (lines[start : start + 1000] for start in range(0, len(lines), 1000))
     return sum(len(normaliser.all_messages(map(normaliser.work, batch))) for batch in batches)
 

@@ -17,10 +17,10 @@ import orjson
 import zmq
 
 from benchmarks.ports import free_port
+from common import exchanges
 from common.adapter import Adapter
 from common.archive import ArchiveWriter
 from common.disk import Disk
-from common.exchanges import binance
 from common.process import boot_id
 from common.reader import Reader
 from common.record import encode
@@ -63,7 +63,7 @@ def _trade(seq: int) -> bytes:
 
 
 def read(storage: Path) -> tuple[int, float]:
-    adapter = cast(Adapter, binance)
+    adapter = cast(Adapter, exchanges.get("binance"))
     before = time.perf_counter()
     count = sum(
         len(step.messages)

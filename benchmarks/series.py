@@ -14,18 +14,18 @@ from pathlib import Path
 import orjson
 
 from benchmarks.normalise import RECORDING, record_lines
+from common import exchanges
 from common.bars import bars
 from common.book import Book
 from common.book_snapshots import book_snapshots
 from common.events import Event, body
-from common.exchanges import binance
 from common.normaliser import Normaliser
 
 TRADES = 300_000
 
 
 def recorded(recording: Path) -> list[Event]:
-    normaliser = Normaliser(binance)
+    normaliser = Normaliser(exchanges.get("binance"))
     return [orjson.loads(body(m)) for m in normaliser.all_messages(map(normaliser.work, record_lines(recording)))]
 
 

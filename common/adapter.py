@@ -39,6 +39,7 @@ class Adapter(Protocol):
     SNAPSHOT_DEPTH_MAX: int
 
     PING: bytes | None  # the text frame that keeps a connection alive, every PING_INTERVAL_S
+    PONG: bytes | None  # the answer to it, where that is not JSON
     PING_INTERVAL_S: float
     MERGED: Mapping[str, tuple[str, ...]]  # channels out of one stream whose frames name only fields that have changed
     CATALOGUE: tuple[str, ...]  # the REST paths that list all instruments; none named: instruments_request([])
@@ -94,6 +95,7 @@ DEFAULTS: dict[str, Any] = {
     "CANDLE_DEFAULT": "1m",
     "SNAPSHOT_DEPTH_MAX": 5000,
     "PING": None,
+    "PONG": None,
     "PING_INTERVAL_S": 20.0,
     "MERGED": {},
     "CATALOGUE": (),

@@ -186,6 +186,23 @@ class BookSync:
         self._apply(delta)
         return True
 
+    def steps(self, delta: Update) -> bool:
+        """Take a delta that goes on from the one before, as nearly all do; False: it is not such a one, nor taken."""
+        last = self.id
+        if last is None or not self.linked:
+            return False
+        rule, link = self.rule, self.rule.link
+        if link == "exact":
+            if delta.first != last + 1:
+                return False
+        elif link == "range" and (delta.first > last + 1 or delta.last <= last or delta.last < self.stream_last):
+            return False
+        self.id = self.stream_last = delta.last
+        self.book.apply(delta.fields["bids"], delta.fields["asks"])
+        if rule.depth is not None:
+            self.book.cut(rule.depth)
+        return True
+
     def begin(self, snapshot: Update) -> None:
         """Take a snapshot that came on the stream: whatever was before, the book is this."""
         self.book.replace(snapshot.fields["bids"], snapshot.fields["asks"])
@@ -206,10 +223,6 @@ class BookSync:
     def rejoin(self) -> None:
         """Go on with another connection: it may bring what the book has already, or begin in the middle of it."""
         self.stream_last, self.linked = 0, False
-
-    def agrees(self, fields: dict[str, Any]) -> bool:
-        """Whether the book is what the exchange says with its checksum, where there is one."""
-        return self.rule.check is None or self.rule.check(self.book, fields)
 
     def lose(self) -> None:
         """The book is out of step: begin again with the next delta and a new snapshot."""

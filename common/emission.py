@@ -17,8 +17,16 @@ class Emission:
         self._events: list[tuple[Topic, Event]] = []
 
     def emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
-        numbers = {"seq": self.seq, "prev": topic.last, "ts_event": ts_event, "ts_recv": self.ts}
-        event = {"exchange": self._exchange, "channel": topic.channel, "symbol": state.name, **numbers, **fields}
+        event = {
+            "exchange": self._exchange,
+            "channel": topic.channel,
+            "symbol": state.name,
+            "seq": self.seq,
+            "prev": topic.last,
+            "ts_event": ts_event,
+            "ts_recv": self.ts,
+            **fields,
+        }
         self._events.append((topic, event))
 
     def open_gap(self, state: SymbolState, topic: Topic, reason: str, ids: dict[str, Any] | None = None) -> Gap:

@@ -68,21 +68,29 @@ def ns_of_us(value: object) -> int:
 
 def ns_of_iso(value: object) -> int:
     """ns of RFC 3339 in UTC, with any number of decimals: 2023-10-06T17:35:55.440295Z."""
-    stamp = text(value)
-    if len(stamp) < 20 or stamp[10] != "T" or stamp[-1] != "Z":
+    if type(value) is not str:
+        raise TypeError
+    second, fraction = _second_of_iso(value[:20]), value[20:-1]
+    if not fraction:
+        if value[19:] != "Z":
+            raise ValueError
+        return second
+    if value[-1] != "Z" or value[19] != "." or not fraction.isdecimal() or len(fraction) > 9:
         raise ValueError
-    seconds = _seconds_of_iso(stamp[:19])
-    fraction = stamp[20:-1]
-    if fraction and not (stamp[19] == "." and fraction.isdecimal() and len(fraction) <= 9):
-        raise ValueError
-    return _ns(seconds * 10**9 + int(fraction.ljust(9, "0") or 0))
+    return second + int(fraction) * _SCALES[len(fraction)]
+
+
+_SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
 
 
 @lru_cache(64)  # events come in the order of their times: most are of the second of the one before
-def _seconds_of_iso(stamp: str) -> int:
-    return timegm((
+def _second_of_iso(stamp: str) -> int:
+    """ns of the beginning of a second: 2023-10-06T17:35:55 and one character more."""
+    if len(stamp) != 20 or stamp[10] != "T":
+        raise ValueError
+    return _ns(10**9 * timegm((
         int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10]), int(stamp[11:13]), int(stamp[14:16]), int(stamp[17:19]),
-    ))  # fmt: skip
+    )))  # fmt: skip
 
 
 def day(ns: int) -> str:

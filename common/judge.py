@@ -21,7 +21,7 @@ class Judge:
     def __init__(self, adapter: Adapter, out: Emission) -> None:
         self.actions: list[Action] = []
         self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
-        self._repeats: frozenset[str] = getattr(adapter, "REPEATS", frozenset())
+        self._repeats = adapter.REPEATS
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -67,23 +67,25 @@ class Judge:
 
     def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """A delta, or a snapshot that comes on the stream."""
-        sync = state.sync
-        begins = update.fields["type"] == "snapshot"
-        if begins:
+        sync, fields = state.sync, update.fields
+        applies = True
+        if fields["type"] == "snapshot":
             sync.begin(update)
-        elif sync.breaks(update):
-            last = sync.id or 0
-            ids = {"first_id": str(last + 1), "last_id": str(update.first - 1)} if update.first > last + 1 else None
-            self.lose_book(state, topic, "sequence", ids)
-        if begins or sync.delta(update):
-            if not sync.agrees(update.fields):
-                self.lose_book(state, topic, "checksum")
-            else:
+        elif not sync.steps(update):
+            if sync.breaks(update):
+                last = sync.id or 0
+                ids = {"first_id": str(last + 1), "last_id": str(update.first - 1)} if update.first > last + 1 else None
+                self.lose_book(state, topic, "sequence", ids)
+            applies = sync.delta(update)
+        if applies:
+            if sync.rule.check is None or sync.rule.check(sync.book, fields):
                 topic.reached(update.last)
                 if topic.gap is not None:
                     self._out.close_gap(state, topic)
-                self._out.emit(state, topic, update.ts_event, update.fields)
-        if not sync.synced and not sync.asked:
+                self._out.emit(state, topic, update.ts_event, fields)
+            else:
+                self.lose_book(state, topic, "checksum")
+        if sync.id is None and not sync.asked:
             self.ask_snapshot(state)
 
     def ask_snapshot(self, state: SymbolState) -> None:

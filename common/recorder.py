@@ -39,8 +39,8 @@ class Recorder:
         self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
         self._publish_records, self._publish_event = publish_records, publish_event
         self._backlog: deque[list[bytes]] = deque()  # lines alone: decoded, they would take several times the room
-        self._count = getattr(adapter, "count", None)
-        self._merged = getattr(adapter, "MERGED", {})  # channels of one stream: its frames are filed under one of them
+        self._count = adapter.count
+        self._merged = adapter.MERGED  # channels of one stream: its frames are filed under one of them
         self._counts: dict[int, int] = {}  # the last number of each connection whose messages are counted
         self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
 
@@ -121,7 +121,7 @@ class Recorder:
         return next((place for place in asked if place is not None), DATA)
 
     def _not_json(self, payload: bytes) -> bytes:
-        if payload != getattr(self._adapter, "PONG", None):
+        if payload != self._adapter.PONG:
             self.unknown["not JSON"] += 1
         return payload_part(payload, is_json=False)
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import orjson
 
+from common import exchanges
 from common.archive import ArchiveWriter
 from common.disk import Disk
-from common.exchanges import binance
 from common.process import boot_id
 from common.record import encode
 from common.sealing import seal
 from common.tabling import tabulate
 
+ADAPTER = exchanges.get("binance")
 HOUR_NS = 3_600_000_000_000
 FIRST_TS = 1_723_161_253_937_085_768 // HOUR_NS * HOUR_NS
 FIRST = 1_000_000
@@ -76,7 +77,7 @@ class Archive:
         """Sync, and seal what is full."""
         self.writer.sync(lambda: None)
         for path in self.writer.sealable():
-            seal(Disk(), path, self._codec, 3, 4096, "binance/1", partial(tabulate, adapter=binance))
+            seal(Disk(), path, self._codec, 3, 4096, "binance/1", partial(tabulate, adapter=ADAPTER))
 
     def close(self) -> None:
         self.sync()

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
+from common import exchanges
 from common.answers import Answers
 from common.archive import ArchiveWriter
 from common.disk import Disk
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.sealing import seal
@@ -99,7 +99,7 @@ class Logged:
 
     def whole(self, symbols: list[str]) -> dict[int, list[bytes]]:
         """What was live, by the number of the record: bodies in the order of (topic, part)."""
-        normaliser = Normaliser(binance, symbols)
+        normaliser = Normaliser(exchanges.get("binance"), symbols)
         found = {}
         for record in self.log.records:
             messages = normaliser.messages(record)

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import orjson
 
+from common import exchanges
 from common.adapter import Adapter, version
 from common.events import Action
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import Record, decode, encode
 
-ADAPTER = cast(Adapter, binance)
+ADAPTER = cast(Adapter, exchanges.get("binance"))
 SYMBOLS = ("AAA", "BBB")
 CHANNELS = ("trade", "agg_trade", "book", "quote", "candle")
 T0 = 1_700_000_000_000_000_000

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import orjson
 
+from common import exchanges
 from common.adapter import Adapter
 from common.events import CHANNELS
-from common.exchanges import binance
 from common.reader import Reader
 from common.replay import Part, steps
 from tests.record_logs import ADAPTER, SYMBOLS, Log
@@ -19,7 +19,7 @@ from tests.test_reader import Recording
 TICK_NS = 50_000_000
 SECOND_NS = 10**9
 END = 1 << 62
-OTHER = cast(Adapter, SimpleNamespace(**{**vars(binance), "NAME": "other"}))
+OTHER = cast(Adapter, SimpleNamespace(**{**vars(exchanges.get("binance")), "NAME": "other"}))
 """A second exchange, that trades the same."""
 
 

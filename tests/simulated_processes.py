@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, cast
 
 import orjson
 
+from common import exchanges
 from common.adapter import Adapter
 from common.archive import ArchiveWriter
 from common.begin import owed, record_start
 from common.clock import Clock
-from common.exchanges import binance
 from common.intake import Intake
 from common.journal import Journal
 from common.journal_reader import JournalReader
@@ -24,7 +24,7 @@ from tests.truth import JOURNAL, STORAGE, Truth
 if TYPE_CHECKING:
     from tests.simulation import World
 
-ADAPTER = cast(Adapter, binance)
+ADAPTER = cast(Adapter, exchanges.get("binance"))
 SYMBOLS = ("AAA", "BBB")
 CHANNELS = ("trade", "quote")
 

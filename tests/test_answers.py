@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from common import exchanges
 from common.answers import Answers
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from tests.logged import Logged
 from tests.pipeline import seeded
@@ -117,7 +117,7 @@ def test_slice_of_a_book_begins_with_the_book_before_it(logged: Logged, random: 
     for _ in range(8):
         records = logged.log.records
         at, to = sorted(random.choices(range(len(records)), k=2))
-        naive = Normaliser(binance, ["AAA"])
+        naive = Normaliser(exchanges.get("binance"), ["AAA"])
         for record in records[: at + 1]:
             naive.messages(record)
         state = naive.symbols.get("AAA")
@@ -137,7 +137,7 @@ def test_book_at_any_time_equals_that_of_a_naive_reader(logged: Logged, random: 
     records = logged.log.records
     for _ in range(10):
         at = random.randrange(records[0].ts_recv - 2, records[-1].ts_recv + 3)
-        naive = Normaliser(binance, ["BBB"])
+        naive = Normaliser(exchanges.get("binance"), ["BBB"])
         for record in records:
             if record.ts_recv <= at:
                 naive.messages(record)

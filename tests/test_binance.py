@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import exchanges
 from common.adapter import Adapter
 from common.book import BookSync
 from common.events import Action, Reply, Snapshot, Update
@@ -16,7 +17,7 @@ from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import decode, encode
 
-ADAPTER = cast(Adapter, binance)
+ADAPTER = cast(Adapter, exchanges.get("binance"))
 MS = 1_000_000
 US = 1_000
 

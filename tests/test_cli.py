@@ -12,10 +12,9 @@ import orjson
 import pytest
 import zmq
 
-from common import __version__
+from common import __version__, exchanges
 from common.cli import main
 from common.codec import lines
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import decode, encode
 from tests.archives import FIRST, FIRST_TS, ODD, Archive, start, trade, written
@@ -77,7 +76,7 @@ def all_lines(archive: Archive) -> list[bytes]:
 
 
 def expected_messages(records: list[bytes], symbols: list[str] | None = None) -> list[bytes]:
-    return Normaliser(binance, symbols).all_messages([decode(line) for line in records])
+    return Normaliser(exchanges.get("binance"), symbols).all_messages([decode(line) for line in records])
 
 
 # -- cat -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from common import exchanges
 from common.book import Book
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.record import Record
 from tests.pipeline import (
@@ -88,7 +88,7 @@ def test_the_book_of_the_events_equals_a_naive_readers_at_every_checkpoint(make,
     naive = {"BTCUSDT": naive_books(BTC), "ETHUSDT": naive_books(ETH)}
     books: dict[str, tuple[int, Book]] = {}
     compared = dict.fromkeys(naive, 0)
-    normaliser = Normaliser(binance)
+    normaliser = Normaliser(exchanges.get("binance"))
     for record in records:
         if record.kind == "checkpoint" and record.symbol in books:
             last, book = books[record.symbol]

@@ -28,7 +28,7 @@ from tests.archives import FIRST, Archive, hours, written
 from tests.record_logs import Log
 from tests.test_tables import TableRecording, assert_tables, tables_of
 
-ADAPTER = cast(Adapter, binance)
+ADAPTER = cast(Adapter, exchanges.get("binance"))
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_sealing_when_the_adapter_is_wrong_then_the_records_are_sealed_and_it_is
         update = binance.parse(message)
         return update and update._replace(fields={**update.fields, "colour": "red"})
 
-    wrong = types.SimpleNamespace(**{**vars(binance), "parse": parse})
+    wrong = types.SimpleNamespace(**{**vars(exchanges.get("binance")), "parse": parse})
     archive = Archive(tmp_path)
     archive.begin()
     archive.take(hours(FIRST + 1, 600))

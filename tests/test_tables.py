@@ -5,7 +5,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.normalise import RECORDING, record_lines
-from common.adapter import Adapter
 from common.archive import ArchiveWriter
 from common.book import Book
 from common.disk import Disk
-from common.exchanges import binance
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.record import decode, encode, seq_of
@@ -302,7 +300,7 @@ def test_tables_of_a_recorded_hour_hold_what_was_live(tmp_path: Path) -> None:
     writer = ArchiveWriter(Disk(), tmp_path / "binance", boot_id=boot_id(), rotate_min_bytes=1)
     writer.open(None)
     writer.hole(1, 0)
-    normaliser = Normaliser(cast(Adapter, binance))
+    normaliser = Normaliser(ADAPTER)
     lines = record_lines(RECORDING)[:12_000]
     messages = []
     for line in lines:
@@ -317,7 +315,7 @@ def test_tables_of_a_recorded_hour_hold_what_was_live(tmp_path: Path) -> None:
     writer.take(lines)
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(Disk(), path, "zstd", 3, 900_000, "binance/1", partial(tabulate, adapter=cast(Adapter, binance)))
+        seal(Disk(), path, "zstd", 3, 900_000, "binance/1", partial(tabulate, adapter=ADAPTER))
     writer.close()
     assert assert_tables(tmp_path / "binance", messages) > 10_000
     assert verify(tmp_path / "binance", jobs=1).tables == 1

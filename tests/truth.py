@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from common import exchanges
 from common.adapter import Adapter
 from common.codec import decompress
-from common.exchanges import binance
 from common.journal import SUFFIX
 from common.normaliser import Normaliser
 from common.record import decode, is_text
@@ -283,7 +283,7 @@ class Truth(Watcher):
             assert lost is None, f"the manifest names {first} to {last} as lost, but nothing took {lost}"
 
     def _judge_events(self, have: dict[int, bytes], order: list[int]) -> None:
-        normaliser = Normaliser(cast(Adapter, binance))
+        normaliser = Normaliser(cast(Adapter, exchanges.get("binance")))
         complete = {seq for first, last in self.done for seq in range(first, last + 1)}
         for seq in order:
             later, live = normaliser.messages(decode(have[seq])), self.live.get(seq, [])
