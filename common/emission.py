@@ -63,6 +63,12 @@ class Emission:
             topic, event = events[0]
             topic.last, topic.part, topic.ts = self.seq, 0, self.ts
             return [(topic.prefix, event)]
+        first = events[0][0]
+        if all(topic is first for topic, _ in events):
+            for part, (_, event) in enumerate(events):
+                event["part"], event["of"] = part, len(events)
+            first.last, first.part, first.ts = self.seq, len(events) - 1, self.ts
+            return [(first.prefix, event) for _, event in events]
         events.sort(key=lambda item: item[0].prefix)
         counts: dict[bytes, int] = {}
         for topic, event in events:

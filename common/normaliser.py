@@ -15,7 +15,7 @@ from .adapter import FAULTS, Adapter, version
 from .emission import Emission, Published
 from .events import GAP, Action, Parsed, Snapshot, Update
 from .judge import Judge
-from .record import Record, decode
+from .record import DATA, Record, decode
 from .topic import Gap, SymbolState, Topic
 
 Work = tuple[int, int, int, Parsed] | Record
@@ -75,13 +75,16 @@ class Normaliser:
 
         A frame is decoded together with its head, in one go; anything out of the ordinary as `decode` does it.
         """
-        if self._is_plain and line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
+        if line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
             try:
                 whole = orjson.loads(line)
-                if "op" not in whole:
-                    update = self._adapter.parse(whole["data"])
+                if "op" not in whole or whole["op"] == "binary":
+                    data = whole["data"]
+                    if not self._is_plain:
+                        data = self._adapter.loads(line[line.index(DATA) + len(DATA) : line.rindex(b"}")])
+                    update = self._adapter.parse(data)
                     return None if update is None else (whole["seq"], whole["ts_recv"], whole["conn"], update)
-            except (orjson.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 return decode(line)
         return decode(line)
 
@@ -134,18 +137,25 @@ class Normaliser:
 
     def _several(self, seq: int, ts_recv: int, conn: int, parsed: Any) -> Sequence[Published]:
         """A frame that says several things, or brings a book that was asked for."""
-        self._out.seq, self._out.ts = seq, ts_recv
-        for each in [parsed] if isinstance(parsed, Snapshot) else parsed:
-            channel = "book" if isinstance(each, Snapshot) else each.channel
-            state = self._state(each.symbol)
+        out = self._out
+        out.seq, out.ts = seq, ts_recv
+        if type(parsed) is Snapshot:
+            state = self._state(parsed.symbol)
+            if state is not None and "book" in state.channels:
+                self._judge.take_snapshot(state, state.channels["book"], parsed)
+            return out.finish()
+        for update in parsed:
+            channel, symbol, first, last, ts_event, fields = update
+            state = self.symbols.get(symbol) or self._state(symbol)
             topic = state.channels.get(channel) if state is not None else None
             if state is None or topic is None:
                 continue
-            if isinstance(each, Snapshot):
-                self._judge.take_snapshot(state, topic, each)
+            if topic.plain and topic.conn == conn and (channel not in self._dense or first - 1 == topic.id):
+                topic.id = last
+                out.emit(state, topic, ts_event, fields)
             else:
-                self._deliver(state, topic, conn, each)
-        return self._out.finish()
+                self._deliver(state, topic, conn, update)
+        return out.finish()
 
     def _deliver(self, state: SymbolState, topic: Topic, conn: int, update: Update) -> None:
         if topic.channel == "instrument":
