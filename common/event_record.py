@@ -8,6 +8,7 @@ channel are kept in the record and passed over. What is not as it should be give
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -40,36 +41,51 @@ Told = tuple[int | None, dict[str, Any]]
 
 def read(channel: str | None, payload: bytes | None) -> Told | None:
     """What an `event` record says; None where it is malformed or of no channel that is known."""
-    sorts = FIELDS.get(channel or "")
+    checks = _CHECKS.get(channel or "")
     try:
         data = orjson.loads(payload or b"")
     except orjson.JSONDecodeError:
         return None
-    if sorts is None or type(data) is not dict or not _is_int(ts_event := data.get("ts_event")):
+    if checks is None or type(data) is not dict or not _is_int(ts_event := data.get("ts_event")):
         return None
-    fields = {name: data[name] for name in sorts if name in data}
-    if not all(name in fields or name in _MAY_LACK for name in sorts):
-        return None
-    if not all(_is_of(sorts[name], value) for name, value in fields.items()):
-        return None
+    fields: dict[str, Any] = {}
+    for name, is_right, may_lack in checks:
+        if name in data:
+            if not is_right(value := data[name]):
+                return None
+            fields[name] = value
+        elif not may_lack:
+            return None
     if channel == "book":
         fields |= {"bids": data.get("bids"), "asks": data.get("asks")}
         return (ts_event, fields) if _is_book(fields) else None
-    if "side" in sorts and (fields["side"] not in _SIDES or fields["price"] is None or fields["amount"] is None):
+    if "side" in fields and (fields["side"] not in _SIDES or fields["price"] is None or fields["amount"] is None):
         return None
     return ts_event, fields
 
 
-def _is_of(sort: str, value: object) -> bool:
-    if sort == NUMBER:
-        return value is None or (type(value) is str and _is_decimal(value) is not None)
-    if sort == INT:
-        return _is_int(value)
-    return value is None or type(value) is (bool if sort == FLAG else str)
-
-
 def _is_int(value: object) -> bool:
     return value is None or (type(value) is int and value in _INT64)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (type(value) is str and _is_decimal(value) is not None)
+
+
+def _is_text(value: object) -> bool:
+    return value is None or type(value) is str
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or type(value) is bool
+
+
+_IS_OF: dict[str, Callable[[object], bool]] = {INT: _is_int, NUMBER: _is_number, FLAG: _is_flag}
+_CHECKS = {
+    channel: [(name, _IS_OF.get(sort, _is_text), name in _MAY_LACK) for name, sort in sorts.items()]
+    for channel, sorts in FIELDS.items()
+}
+"""Of each field, whether a value can be its, and whether it may be left out."""
 
 
 def _is_book(fields: dict[str, Any]) -> bool:

@@ -25,10 +25,11 @@ class ForeignFileError(ValueError):
     """A file that others made cannot be read: the message names it, the line (or offset) and the mend."""
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path, *, ended: bool = False) -> Iterator[tuple[int, bytes]]:
     """The lines with their numbers from 1, without their ends. Raises ForeignFileError, OSError.
 
-    The last line may have no end. What can be read before a place that cannot comes first.
+    The last line may have no end, unless the format's lines are always `ended`. What can be read before a place that
+    cannot comes first.
     """
     number, rest = 0, b""
     for chunk in _chunks(path):
@@ -38,6 +39,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
         if len(rest) > LINE_BYTES_MAX:
             raise ForeignFileError(f"{path} line {number + 1}: longer than {LINE_BYTES_MAX} bytes: not a text of lines")
+    if rest and ended:
+        raise ForeignFileError(f"{path} line {number + 1}: torn, it has no end: copy the file again")
     if rest:
         yield number + 1, rest
 

@@ -18,7 +18,11 @@ from .adapter import Adapter
 
 OPEN, IN, OUT, REST, EVENT = "open", "in", "out", "rest", "event"
 
-_FILES = {"hftbacktest": "import_hftbacktest"}
+_FILES = {
+    "hftbacktest": "import_hftbacktest",
+    "tardis": "import_tardis",
+    "archivist": "import_archivist",
+}
 """Which file of `common` reads a format."""
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable
                 places.update(found)
         elif item.kind == EVENT and item.channel is not None and item.symbol is not None:
             looked.understood += 1
+            if (item.channel, item.symbol) not in places and (wrong := adapter.symbol_error(item.symbol)) is not None:
+                raise ForeignFileError(f"{looked.path}: {wrong}: say the right --symbol, or --exchange")
             places.add((item.channel, item.symbol))
         if not looked.items % TELL_EVERY:
             told(looked.items)
@@ -83,6 +86,15 @@ def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable
             f"{looked.path}: none of its {looked.frames} frames says anything to {adapter.NAME}: "
             f"it is of another exchange, or of an older protocol: name the right one with --exchange"
         )
+
+
+def check_told_once(files: Sequence[Looked]) -> None:
+    """Raises ForeignFileError where two files tell the same: a symbol's book in two ways, or the same trades twice."""
+    told = [(place, looked) for looked in files if not looked.frames for place in looked.places]
+    for (place, one), (other_place, other) in pairwise(sorted(told, key=lambda each: (each[0], each[1].earliest))):
+        if place == other_place and other.earliest < one.latest:
+            what = f"both tell of {place[0]} of {place[1]} at the same time"
+            raise ForeignFileError(f"{one.path} and {other.path} {what}: import one of them")
 
 
 def placed(adapter: Adapter, item: Item) -> Any:

@@ -18,6 +18,7 @@ from . import exchanges, import_format
 from .adapter import Adapter
 from .disk import Disk
 from .errors import DamagedError
+from .events import CHANNELS
 from .foreign_file import ForeignFileError
 from .import_commit import (
     IMPORT,
@@ -31,7 +32,7 @@ from .import_commit import (
     sweep,
 )
 from .import_format import Format, Item
-from .import_look import Looked, hashed, look, merged, stamp_of
+from .import_look import Looked, check_told_once, hashed, look, merged, stamp_of
 from .import_staging import Run, Staging
 from .output import time_text
 from .process import ConfigError, LockedError, lock
@@ -169,6 +170,7 @@ class _Import:
             if not looked.items:
                 raise ForeignFileError(f"{path}: there is nothing in it: give a file that holds something")
             result.files.append(looked)
+        check_told_once(result.files)
         return result
 
     def _read(self, path: Path) -> Iterator[Item]:
@@ -196,7 +198,7 @@ class _Import:
             last=last,
             conn=max((line["next_conn"] for line in lines), default=1),
             symbols=tuple(sorted(symbols)),
-            channels=tuple(channel for channel in self._adapter.CHANNELS if channel in channels),
+            channels=tuple(channel for channel in CHANNELS if channel in channels),
             owed={},
             sources=[looked.source(self._form.NAME) for looked in files],
             known=frozenset(decode_symbol(name) for name, each in sealed.items() if each),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common import Client
 from common.event_record import FIELDS, read
 from common.events import Event, body
-from common.exchanges import binance
+from common.exchanges import get
 from common.normaliser import Normaliser
 from common.record import Record, decode, encode
 from common.tables import table
@@ -39,7 +39,7 @@ def told(seq: int, data: dict[str, Any], ts: int = FIRST_TS, channel: str = "tra
 
 def market(random: Random, first: int, count: int, hours: int = 2) -> list[bytes]:
     """Trades and a book over some hours; each hour begins with a checkpoint."""
-    lines, normaliser = [start(first, ["trade", "book"])], Normaliser(binance)
+    lines, normaliser = [start(first, ["trade", "book"])], Normaliser(get("binance"))
     hour = -1
     normaliser.record(decode(lines[0]))
     for index in range(count):
@@ -58,7 +58,7 @@ def market(random: Random, first: int, count: int, hours: int = 2) -> list[bytes
 
 
 def events_of(records: list[Record]) -> list[Event]:
-    normaliser = Normaliser(binance, ["BTCUSDT"])
+    normaliser = Normaliser(get("binance"), ["BTCUSDT"])
     messages = normaliser.all_messages(records)
     assert not normaliser.errors
     return [orjson.loads(body(message)) for message in messages]
@@ -129,7 +129,7 @@ def test_an_archive_of_told_events_when_read_then_slices_books_and_tables_are_wh
     assert client.slice("binance", "BTCUSDT", "trade", start=0, end=end).to_arrow().num_rows == 200
     assert [event["channel"] for event in whole].count("book") == 200
     at = records[301]
-    normaliser = Normaliser(binance, ["BTCUSDT"])
+    normaliser = Normaliser(get("binance"), ["BTCUSDT"])
     normaliser.all_messages(records[:302])
     book = client.book("binance", "BTCUSDT", at=at.ts_recv)
     bids, asks = normaliser.symbols["BTCUSDT"].sync.book.top()
