@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path}: was imported before, passed over")
     for looked in done.files:
         print(f"{looked.path}: {looked.items} items, {looked.frames - looked.understood} frames not understood")
+    if done.others:
+        print(f"what the files hold of {', '.join(done.others)} is left out: import it by its own --exchange")
     for error, count in done.faults.items():
         print(f"trade-archivist: {error} ({count} times): the records are kept, please report", file=sys.stderr)
     if done.seq is not None:

@@ -1,6 +1,6 @@
 """Recordings that others made: an exchange's own frames in three formats, and the REST answers beside them.
 
-Each is a gzip file of lines, told apart line by line:
+Each is a file of lines, gzipped or not, told apart line by line:
 
     wss://URL <-> TS                          cryptofeed's text: a connection opens
     wss://URL <- TS: MSG                                         a frame that the client sent
@@ -11,30 +11,36 @@ Each is a gzip file of lines, told apart line by line:
 """
 
 import ast
-import gzip
 import re
 import urllib.parse
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
+from .foreign_file import ForeignFileError, numbered_lines
+
 CONNECT, SENT, TEXT, BINARY, REST = "connect", "sent", "text", "binary", "rest"
 
-_LINE = re.compile(rb"(?:(?:wss?|https?)://(?P<url>\S+) (?P<arrow><->|<-|->) )?(?P<ts>\d{9,10}(?:\.\d+)?)(?:: |$)")
+_LINE = re.compile(rb"(?:(?P<url>(?:wss?|https?)://\S+) (?P<arrow><->|<-|->) )?(?P<ts>\d{9,10}(?:\.\d+)?)(?:: |$)")
 _KINDS = {b"<->": CONNECT, b"<-": SENT, b"->": REST}
 _JSON_KINDS = {"connect": CONNECT, "send": SENT, "recv": TEXT, "http": REST}
 
 
 class Line(NamedTuple):
-    """One thing that a recording tells. `url` is `path?query`, of a REST answer only; it begins with a slash."""
+    """One thing that a recording tells. `url` is `path?query`, of a REST answer only; it begins with a slash.
+
+    `address` is the whole URL that was connected to or asked, `conn` the recorder's name of the connection; both are
+    empty where the line does not tell.
+    """
 
     ts: int  # ns
     kind: str  # CONNECT, SENT, TEXT, BINARY or REST
     payload: bytes  # as received: what was compressed is compressed
     url: str = ""
+    address: str = ""
+    conn: str = ""
 
 
 def read_frames(path: Path) -> Iterator[tuple[int, str, bytes]]:
@@ -55,17 +61,18 @@ def read_rest(path: Path) -> dict[str, bytes]:
 
 def read_lines(path: Path) -> Iterator[Line]:
     """All that a recording tells. Raises ValueError, with file and line, where that cannot be read."""
-    try:
-        with gzip.open(path, "rb") as file:
-            for number, text in enumerate(file, 1):
-                try:
-                    line = _line(path, text.rstrip(b"\r\n"))
-                except (ValueError, KeyError, TypeError, SyntaxError):
-                    raise ValueError(f"{path} line {number}: neither a frame nor an answer: {text[:60]!r}") from None
-                if line is not None:
-                    yield line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {error}") from None
+    return (line for _, line in numbered(path))
+
+
+def numbered(path: Path) -> Iterator[tuple[int, Line]]:
+    """The same, each with the number of its line from 1. Raises ForeignFileError, OSError."""
+    for number, text in numbered_lines(path):
+        try:
+            line = _line(path, text.rstrip(b"\r"))
+        except (ValueError, KeyError, TypeError, SyntaxError, AttributeError):
+            raise ForeignFileError(f"{path} line {number}: neither a frame nor an answer: {text[:60]!r}") from None
+        if line is not None:
+            yield number, line
 
 
 def _line(path: Path, text: bytes) -> Line | None:
@@ -83,8 +90,8 @@ def _line(path: Path, text: bytes) -> Line | None:
         raise ValueError
     ts, payload = _ns(found["ts"].decode()), text[found.end() :]
     if found["arrow"]:
-        kind = _KINDS[found["arrow"]]
-        return Line(ts, kind, payload, target(found["url"].decode()) if kind == REST else "")
+        kind, address = _KINDS[found["arrow"]], found["url"].decode()
+        return Line(ts, kind, payload, target(address) if kind == REST else "", address)
     if payload[:2] in (b"b'", b'b"'):
         literal = ast.literal_eval(payload.decode())
         if not isinstance(literal, bytes):
@@ -97,14 +104,15 @@ def _of_json(found: dict[str, str]) -> Line | None:
     if found["t"] == "header":
         return None
     kind = _JSON_KINDS[found["t"]]
-    url = target(found["url"].partition("://")[2]) if kind == REST else ""
+    address = found.get("url") or found.get("addr") or ""
     ts = round(float(found["ts"]) * 1e6) * 1000  # a float of today holds microseconds
-    return Line(ts, kind, found.get("data", "").encode(), url)
+    url = target(found["url"]) if kind == REST else ""
+    return Line(ts, kind, found.get("data", "").encode(), url, address, found.get("conn", ""))
 
 
 def target(url: str) -> str:
-    """`/path?query` of a URL without its scheme, the parameters as they stand."""
-    parts = urllib.parse.urlsplit(f"//{url}")
+    """`/path?query` of a URL, the parameters as they stand."""
+    parts = urllib.parse.urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 

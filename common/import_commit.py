@@ -24,7 +24,9 @@ from .process import ConfigError, boot_id
 from .rebuild import rebuild_chain
 from .storage import (
     ARCHIVED,
+    IMPORT,
     MANIFEST,
+    MARKER,
     NO_SYMBOL,
     Archived,
     append_manifest,
@@ -37,9 +39,7 @@ from .storage import (
     write_archived,
 )
 
-IMPORT = ".import"
 LEDGER = "imported.jsonl"
-MARKER = "commit.json"
 
 Lines = list[dict[str, Any]]
 
@@ -54,6 +54,15 @@ def ledger(disk: Disk, directory: Path) -> Lines:
         return [orjson.loads(line) for line in data.splitlines()]
     except orjson.JSONDecodeError as error:
         raise ConfigError(f"{directory / LEDGER}: {error}: restore it from a copy, or import elsewhere") from None
+
+
+def owed(imported: Lines) -> dict[str, Any]:
+    """What all imports before had come to, the last one of each symbol: `ts` by symbol, and the topics' last ids."""
+    found: dict[str, dict[str, Any]] = {"since": {}, "topics": {}}
+    for each in (line["owed"] for line in imported if "owed" in line):
+        found["since"] |= dict.fromkeys(each["topics"], each["ts"])
+        found["topics"] |= each["topics"]
+    return found if found["topics"] else {}
 
 
 def all_sealed(disk: Disk, directory: Path) -> dict[str, Lines]:
@@ -113,8 +122,8 @@ def commit(disk: Disk, staging: Path) -> None:
     make_durable_dir(disk, directory)
     if not disk.exists(directory / ARCHIVED):
         write_archived(disk, directory, Archived(boot_id=boot_id()), durable=True)
-    for symbol_dir in symbol_dirs(disk, staging):
-        for month in month_dirs(disk, symbol_dir):
+    for symbol_dir in sorted(symbol_dirs(disk, staging), key=lambda path: path.name != NO_SYMBOL):
+        for month in month_dirs(disk, symbol_dir):  # those of no symbol first: events of all others need them
             _commit_month(disk, month, directory / symbol_dir.name / month.name)
     _show(disk, directory, marker["imported"])
     for end in marker["ends"]:

@@ -20,6 +20,7 @@ OPEN, IN, OUT, REST, EVENT = "open", "in", "out", "rest", "event"
 
 _FILES = {
     "hftbacktest": "import_hftbacktest",
+    "cryptofeed": "import_cryptofeed",
     "tardis": "import_tardis",
     "archivist": "import_archivist",
 }
@@ -44,6 +45,7 @@ class Item(NamedTuple):
     channel: str | None = None
     symbol: str | None = None
     is_binary: bool = False
+    line: int = 0  # where it stands in the file, from 1; 0 where it has no lines
 
 
 class Format(Protocol):

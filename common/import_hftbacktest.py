@@ -42,16 +42,16 @@ def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
     for number, line in numbered_lines(path):
         ts, payload = _split(path, number, line)
         if payload.startswith(stream):
-            yield Item(ts, IN, payload)
+            yield Item(ts, IN, payload, line=number)
         elif payload.startswith(b'{"lastUpdateId":'):
             if not symbol:
                 raise ForeignFileError(
                     f"{path} line {number}: no stream tells whose book this is: say it with --symbol"
                 )
-            yield Item(ts, REST, payload, url=url)
+            yield Item(ts, REST, payload, url=url, line=number)
         else:
             _check_symbol(path, number, payload, symbol)
-            yield Item(ts, IN, payload)
+            yield Item(ts, IN, payload, line=number)
 
 
 def _split(path: Path, number: int, line: bytes) -> tuple[int, bytes]:

@@ -38,6 +38,7 @@ class Looked:
     frames: int = 0
     understood: int = 0  # frames and events that an adapter, or a channel, knows
     places: set[tuple[str, str]] = field(default_factory=set)  # channel and symbol of what was understood
+    channels: set[str] = field(default_factory=set)  # what answers told of all symbols
 
     def source(self, format_name: str) -> dict[str, Any]:
         """How a `start` record names it."""
@@ -58,60 +59,83 @@ def hashed(path: Path) -> Looked:
 
 def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable[[int], None]) -> None:
     """Look through a file. Raises ForeignFileError where it cannot be read, or is of something else than was said."""
-    places = looked.places
     for item in items:
         if item.ts <= 0:
-            raise ForeignFileError(f"{looked.path} item {looked.items + 1}: a time of {item.ts} ns")
+            raise ForeignFileError(f"{looked.path} line {item.line}: a time of {item.ts} ns: before there were any")
         if not looked.items:
             looked.first = looked.earliest = item.ts
         looked.items += 1
         looked.earliest, looked.latest = min(looked.earliest, item.ts), max(looked.latest, item.ts)
         if item.kind == IN:
-            looked.frames += 1
-            found = placed(adapter, item)
-            looked.understood += found is not None
-            if type(found) is Update:
-                places.add(found[:2])
-            elif found is not None:
-                places.update(found)
+            _look_at_frame(looked, item, adapter)
+        elif item.kind == REST:
+            _look_at_answer(looked, item, adapter)
         elif item.kind == EVENT and item.channel is not None and item.symbol is not None:
-            looked.understood += 1
-            if (item.channel, item.symbol) not in places and (wrong := adapter.symbol_error(item.symbol)) is not None:
-                raise ForeignFileError(f"{looked.path}: {wrong}: say the right --symbol, or --exchange")
-            places.add((item.channel, item.symbol))
+            _look_at_event(looked, (item.channel, item.symbol), adapter)
         if not looked.items % TELL_EVERY:
             told(looked.items)
     if looked.frames and not looked.understood:
         raise ForeignFileError(
             f"{looked.path}: none of its {looked.frames} frames says anything to {adapter.NAME}: "
-            f"it is of another exchange, or of an older protocol: name the right one with --exchange"
+            f"it is of another exchange, or of an older protocol of it: name the right one with --exchange"
         )
 
 
 def check_told_once(files: Sequence[Looked]) -> None:
     """Raises ForeignFileError where two files tell the same: a symbol's book in two ways, or the same trades twice."""
-    told = [(place, looked) for looked in files if not looked.frames for place in looked.places]
+    of_events = [looked for looked in files if looked.understood and not looked.frames]
+    told = [(place, looked) for looked in of_events for place in looked.places]
     for (place, one), (other_place, other) in pairwise(sorted(told, key=lambda each: (each[0], each[1].earliest))):
         if place == other_place and other.earliest < one.latest:
             what = f"both tell of {place[0]} of {place[1]} at the same time"
             raise ForeignFileError(f"{one.path} and {other.path} {what}: import one of them")
 
 
-def placed(adapter: Adapter, item: Item) -> Any:
-    """What a frame is about: an Update, or a list of channels and symbols; None where it is not understood."""
+def _look_at_event(looked: Looked, place: tuple[str, str], adapter: Adapter) -> None:
+    looked.understood += 1
+    if place not in looked.places:
+        if (wrong := adapter.symbol_error(place[1])) is not None:
+            raise ForeignFileError(f"{looked.path}: {wrong}: say the right --symbol, or --exchange")
+        looked.places.add(place)
+
+
+def _look_at_frame(looked: Looked, item: Item, adapter: Adapter) -> None:
+    """What a frame is about. A binary one, or words that are no JSON (`pong`), may stand for anything."""
+    looked.frames += 1
     text = text_of(adapter, item)
     if text is None:
-        return None
+        return
     try:
         message = adapter.loads(text)
         if adapter.loads is not orjson.loads:
-            orjson.loads(text)
+            orjson.loads(text)  # as the feed does: what it refuses gives nothing
     except (ValueError, RecursionError):
-        return None
+        if text.lstrip()[:1] in (b"{", b"["):
+            where = f"{looked.path} line {item.line}"
+            raise ForeignFileError(f"{where}: a frame that is no whole JSON: {text[-40:]!r}: mend or drop it") from None
+        return
     found = adapter.parse(message)
+    if found is None:
+        return
+    looked.understood += 1
+    if type(found) is Update:
+        looked.places.add(found[:2])
+    else:
+        updates = [found] if isinstance(found, Snapshot | Update) else found
+        looked.places.update(map(_place, updates))
+
+
+def _place(found: Snapshot | Update) -> tuple[str, str]:
+    return ("book", found.symbol) if isinstance(found, Snapshot) else found[:2]
+
+
+def _look_at_answer(looked: Looked, item: Item, adapter: Adapter) -> None:
+    """A book is a symbol's; of what an answer tells of many, as instruments, only the channel counts."""
+    found = adapter.parse_rest(item.url, item.payload)
     if isinstance(found, Snapshot):
-        return [("book", found.symbol)]
-    return [update[:2] for update in found] if isinstance(found, list) else found
+        looked.places.add(_place(found))
+    else:
+        looked.channels.update(update.channel for update in found or ())
 
 
 def text_of(adapter: Adapter, item: Item) -> bytes | None:
@@ -130,12 +154,6 @@ def rest_place(adapter: Adapter, item: Item) -> tuple[str | None, str | None]:
     """Where a REST answer is filed: a book under its symbol, anything else under none."""
     found = adapter.parse_rest(item.url, item.payload)
     return ("book", found.symbol) if isinstance(found, Snapshot) else (None, None)
-
-
-def has_instruments(adapter: Adapter, item: Item) -> bool:
-    """Whether a REST answer tells of instruments."""
-    found = adapter.parse_rest(item.url, item.payload) if item.kind == REST else None
-    return isinstance(found, list) and any(update.channel == "instrument" for update in found)
 
 
 def merged(files: Sequence[Looked], read: Read) -> Iterator[tuple[int, Item | None]]:

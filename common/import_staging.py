@@ -227,6 +227,17 @@ class Staging:
         self._writer.close()
         self._seal(open_files(self._disk, self._directory))
 
+    def owed(self) -> dict[str, Any]:
+        """How far the run has come, for the next one's `start`: what is missing between the two is a gap."""
+        dense, channels = self._adapter.DENSE, self._run.channels
+        topics = {
+            symbol: {
+                name: topic.id if name in dense else None for name, topic in state.channels.items() if name in channels
+            }
+            for symbol, state in self.state.symbols.items()
+        }
+        return {"ts": self._ts, "topics": topics}
+
     def _seal(self, paths: Iterable[Path]) -> None:
         config = self._config
         for path in paths:

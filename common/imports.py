@@ -21,12 +21,12 @@ from .errors import DamagedError
 from .events import CHANNELS
 from .foreign_file import ForeignFileError
 from .import_commit import (
-    IMPORT,
     all_sealed,
     check_only_imported,
     commit,
     ends,
     ledger,
+    owed,
     settle,
     stage,
     sweep,
@@ -36,7 +36,7 @@ from .import_look import Looked, check_told_once, hashed, look, merged, stamp_of
 from .import_staging import Run, Staging
 from .output import time_text
 from .process import ConfigError, LockedError, lock
-from .storage import SEALED, decode_symbol, read_archived
+from .storage import IMPORT, SEALED, decode_symbol, read_archived
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
@@ -59,6 +59,7 @@ class Imported:
     """What became of it. `seq` is None where every file was there already."""
 
     exchange: str
+    others: tuple[str, ...] = ()  # exchanges that the files are of too
     files: list[Looked] = field(default_factory=list)
     passed_over: list[Path] = field(default_factory=list)
     seq: tuple[int, int] | None = None
@@ -73,16 +74,16 @@ def run(order: Order, progress: Progress = lambda _what, _done, _of: None, disk:
     except LookupError as error:
         raise ConfigError(error.args[0]) from None
     try:
-        adapter = _adapter(form, order)
+        adapter, others = _adapter(form, order)
         with _storage(order.storage):
             settle(disk, order.storage)
-            return _Import(disk, form, adapter, order, progress).run()
+            return _Import(disk, form, adapter, order, progress).run(Imported(adapter.NAME, others))
     except ForeignFileError as error:
         raise DamagedError(f"{error}; nothing was imported") from None
 
 
-def _adapter(form: Format, order: Order) -> Adapter:
-    """The exchange that the files are of. Raises ConfigError, ForeignFileError."""
+def _adapter(form: Format, order: Order) -> tuple[Adapter, tuple[str, ...]]:
+    """The exchange that is to be imported, and others that the files are of. Raises ConfigError, ForeignFileError."""
     known = ", ".join(exchanges.names())
     told: dict[str, Path] = {}
     for path in order.files:
@@ -90,15 +91,18 @@ def _adapter(form: Format, order: Order) -> Adapter:
         if order.exchange and names and order.exchange not in names:
             raise ForeignFileError(f"{path} is of {' and '.join(names)}, not of {order.exchange}: mend --exchange")
         told |= dict.fromkeys(names, path)
-    if order.exchange is None and len(told) > 1:
-        raise ConfigError(f"the files are of {' and '.join(sorted(told))}: name one of them with --exchange")
-    name = order.exchange or next(iter(told), None)
+    mine = sorted(told.keys() & set(exchanges.names()))
+    if order.exchange is None and len(mine) > 1:
+        raise ConfigError(f"the files are of {' and '.join(mine)}: name one of them with --exchange")
+    name = order.exchange or next(iter(mine), None)
+    if name is None and told:
+        strange = f"{next(iter(told.values()))} is of {' and '.join(sorted(told))}"
+        raise ForeignFileError(f"{strange}, which no exchange of this version is: it knows {known}")
     if name is None:
         raise ConfigError(f"the files do not tell of which exchange they are: name it with --exchange: {known}")
     if name not in exchanges.names():
-        where = f"{told[name]} is of {name}" if name in told else f"--exchange {name}"
-        raise ConfigError(f"{where}: an exchange that this version does not know: it knows {known}")
-    return cast(Adapter, exchanges.get(name))
+        raise ConfigError(f"--exchange {name}: an exchange that this version does not know: it knows {known}")
+    return cast(Adapter, exchanges.get(name)), tuple(sorted(told.keys() - {name}))
 
 
 @contextlib.contextmanager
@@ -127,20 +131,21 @@ class _Import:
         self._directory = order.storage / adapter.NAME
         self._staging = order.storage / IMPORT / adapter.NAME
 
-    def run(self) -> Imported:
+    def run(self, result: Imported) -> Imported:
         with contextlib.ExitStack() as locks:
-            if self._directory.exists():
+            if is_there := self._directory.exists():
                 self._lock(locks)
-            result = self._look(Imported(self._adapter.NAME))
+            self._look(result)
             if not result.files:
                 return result
             try:
                 planned = self._plan(result.files)
                 self._write(result, planned)
-                if not self._directory.exists():
-                    self._directory.mkdir()
+                if not is_there:
+                    self._directory.mkdir(exist_ok=True)
                     self._lock(locks)
-            except BaseException:
+                    check_only_imported(self._disk, self._directory, [], all_sealed(self._disk, self._directory))
+            except (Exception, KeyboardInterrupt):
                 sweep(self._staging)
                 raise
             commit(self._disk, self._staging)
@@ -156,7 +161,7 @@ class _Import:
             except LockedError as error:
                 raise ConfigError(f"{error}; or import into a directory of its own, with --storage") from None
 
-    def _look(self, result: Imported) -> Imported:
+    def _look(self, result: Imported) -> None:
         """Look through the files that were not imported before."""
         known = {line["sha256"] for line in ledger(self._disk, self._directory)}
         for number, path in enumerate(self._order.files):
@@ -171,7 +176,6 @@ class _Import:
                 raise ForeignFileError(f"{path}: there is nothing in it: give a file that holds something")
             result.files.append(looked)
         check_told_once(result.files)
-        return result
 
     def _read(self, path: Path) -> Iterator[Item]:
         return self._form.read(path, self._adapter, self._order.symbol)
@@ -191,7 +195,7 @@ class _Import:
         last = read_archived(disk, directory).highest
         places = sorted(place for looked in files for place in looked.places)
         symbols = dict.fromkeys(symbol for _, symbol in places)
-        channels = {channel for channel, _ in places}
+        channels = {channel for channel, _ in places}.union(*(looked.channels for looked in files))
         return Run(
             first=max(ts // 1000, last + 1),
             ts=ts,
@@ -199,7 +203,7 @@ class _Import:
             conn=max((line["next_conn"] for line in lines), default=1),
             symbols=tuple(sorted(symbols)),
             channels=tuple(channel for channel in CHANNELS if channel in channels),
-            owed={},
+            owed=owed(lines),
             sources=[looked.source(self._form.NAME) for looked in files],
             known=frozenset(decode_symbol(name) for name, each in sealed.items() if each),
         )
@@ -227,6 +231,7 @@ class _Import:
             }
             for looked in result.files
         ]
+        lines[-1]["owed"] = staging.owed()
         sealed = all_sealed(self._disk, self._directory)
         stage(self._disk, self._staging, lines, ends(self._directory, sealed, planned.symbols))
 

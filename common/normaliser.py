@@ -191,9 +191,10 @@ class Normaliser:
             rules = self._adapter.BOOK, self._merged
             state = SymbolState(self._exchange, name, record.seq, channels, *rules, is_known=True)
             self.symbols[name] = state
+            since = owed.get("since", {}).get(name, owed.get("ts"))  # by symbol, where an import goes on
             for channel, last in owed.get("topics", {}).get(name, {}).items():
                 if (topic := state.channels.get(channel)) is not None:
-                    topic.id, topic.ts = last, owed.get("ts")
+                    topic.id, topic.ts = last, since
                     self._out.open_gap(state, topic, "restart")
 
     def _on_subscriptions(self, record: Record) -> None:

@@ -24,6 +24,10 @@ NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
 MANIFEST = "manifest.jsonl"
 SYNCED = ".synced.json"
+IMPORT = ".import"
+"""Where below the storage directory imports are written, a whole exchange directory each."""
+MARKER = "commit.json"
+"""Stands in such a directory from when it is whole until it is committed."""
 OPEN = ".open"
 SEALED = {"bz2": ".bz2", "zstd": ".zst"}
 
@@ -136,6 +140,15 @@ def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
 def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
     """The newest manifest line of each sealed file, by its stem. What is no such line is for `verify` to tell."""
     return {line["name"]: line for line in read_manifest(disk, month) if is_sealed_line(line)}
+
+
+def staged(disk: Disk, month: Path) -> set[str]:
+    """The stems of files that an import which was stopped has still to commit to a month."""
+    exchange = month.parents[1]
+    staging = exchange.parent / IMPORT / exchange.name
+    if not disk.exists(staging / MARKER):
+        return set()
+    return set(sealed_lines(disk, staging / month.parent.name / month.name))
 
 
 def is_sealed_line(line: dict[str, Any]) -> bool:

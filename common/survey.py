@@ -10,7 +10,7 @@ from .codec import CodecError, lines
 from .disk import Disk
 from .inspection import Finding
 from .record import RecordError, seq_of
-from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, symbol_dirs
+from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, staged, symbol_dirs
 from .tabling import stem_of
 
 RESTORE_MANIFEST = "restore the manifest from a copy"
@@ -69,10 +69,13 @@ def _survey_month(disk: Disk, month: Path, found: Survey) -> None:
     found.candidates += sealed.values()
     counted = {candidate.path.name for candidate in sealed.values()} | {name + OPEN for name in sealed}
     counted = counted.union(*(candidate.tables for candidate in sealed.values()))
+    importing = staged(disk, month)
     for name in sorted(names - counted - {MANIFEST}):
         path, stem = month / name, name.rpartition(".")[0]
         if name.endswith(OPEN):
             found.candidates.append(_open_candidate(disk, path))
+        elif (stem_of(name) or stem) in importing:
+            found.notes.append(f"{path}: not committed: its import goes on, or was stopped: the next one finishes it")
         elif name.endswith(tuple(SEALED.values())):
             if stem in sealed or stem + OPEN in names:
                 found.notes.append(f"{path}: not committed (sealing was stopped): another file stands for it")

@@ -29,11 +29,12 @@ def test_text_lines_when_read_then_give_frames_requests_and_answers_byte_for_byt
         b"configuration: {}",
     )
     lines = list(read_lines(path))
+    rest, socket = "https://api.x.com", "wss://ws.x.com:8443/ws/v5"
     assert lines == [
-        Line(1618677816841499800, REST, b'{"a": [1.10]}', "/v1/book?s=A&limit=5"),
-        Line(1618677816000000000, REST, b"[]", "/"),
-        Line(1618677817500000000, CONNECT, b""),
-        Line(1618677817500000010, SENT, b'{"op":"sub"}'),
+        Line(1618677816841499800, REST, b'{"a": [1.10]}', "/v1/book?s=A&limit=5", f"{rest}/v1/book?s=A&limit=5"),
+        Line(1618677816000000000, REST, b"[]", "/", rest),
+        Line(1618677817500000000, CONNECT, b"", "", socket),
+        Line(1618677817500000010, SENT, b'{"op":"sub"}', "", socket),
         Line(1618677818100000000, TEXT, b'{"p": 1.10, "u": "https://x -> 1: "}'),
         Line(1618677818200000000, TEXT, b"pong"),
         Line(1618677818300000000, BINARY, b"\x1f\x8b'\n"),
@@ -52,10 +53,10 @@ def test_json_lines_when_read_then_give_the_same(tmp_path: Path) -> None:
         '{"t":"recv","conn":"X.ws.2","ts":1786310819.500001,"data":"{\\"ü\\": 1.10}"}'.encode(),
     )
     assert list(read_lines(path)) == [
-        Line(1786310817601629000, REST, b'{"r": 0}', "/v5/i?&c=s"),
-        Line(1786310818223515000, CONNECT, b""),
-        Line(1786310819500000000, SENT, b"{}"),
-        Line(1786310819500001000, TEXT, '{"ü": 1.10}'.encode()),
+        Line(1786310817601629000, REST, b'{"r": 0}', "/v5/i?&c=s", "https://x.com/v5/i?&c=s", "X.http.1"),
+        Line(1786310818223515000, CONNECT, b"", "", "wss://x.com", "X.ws.2"),
+        Line(1786310819500000000, SENT, b"{}", "", "wss://x.com", "X.ws.2"),
+        Line(1786310819500001000, TEXT, '{"ü": 1.10}'.encode(), "", "", "X.ws.2"),
     ]
 
 
