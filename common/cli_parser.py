@@ -8,7 +8,7 @@ from .events import CHANNELS
 
 SERVER = "127.0.0.1:9000"
 FORMATS = ("json", "csv", "parquet", "arrow", "raw")
-EXPORTS = ("parquet", "csv", "jsonl")
+EXPORTS = ("parquet", "csv", "jsonl", "tardis-csv")
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command, by its name, its sentence and its examples."""

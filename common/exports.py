@@ -139,14 +139,9 @@ def events(client: Client, job: Job, channels: Sequence[str], *, snapshot: bool 
             yield event
 
 
-def offered(job: Job, channels: Sequence[str]) -> list[str]:
-    """Those of the channels that the job's exchange has."""
-    return [channel for channel in channels if channel in adapter_of(job.exchange).CHANNELS]
-
-
 def _days(client: Client, format: Format, job: Job) -> Iterator[Job]:
     """The UTC days on which anything of a job was received."""
-    at, channels = job.start, offered(job, format.kinds[job.kind])
+    at, channels = job.start, format.kinds[job.kind]
     while at < job.end:
         rest = events(client, job._replace(start=at), channels, snapshot=False)
         first = next((event for event in rest if event["channel"] != GAP), None)

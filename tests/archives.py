@@ -55,8 +55,9 @@ def hours(first: int, count: int, hours: int = 3, ts: int = FIRST_TS) -> list[by
 class Archive:
     """A storage directory with one exchange. What is turned is sealed, in small blocks."""
 
-    def __init__(self, storage: Path, codec: str = "bz2") -> None:
-        self.storage, self.directory, self._codec = storage, storage / "binance", codec
+    def __init__(self, storage: Path, codec: str = "bz2", exchange: str = "binance") -> None:
+        self.storage, self.directory, self._codec = storage, storage / exchange, codec
+        self._tables = partial(tabulate, adapter=exchanges.get(exchange))
 
     @cached_property
     def writer(self) -> ArchiveWriter:
@@ -77,7 +78,7 @@ class Archive:
         """Sync, and seal what is full."""
         self.writer.sync(lambda: None)
         for path in self.writer.sealable():
-            seal(Disk(), path, self._codec, 3, 4096, "binance/1", partial(tabulate, adapter=ADAPTER))
+            seal(Disk(), path, self._codec, 3, 4096, "binance/1", self._tables)
 
     def close(self) -> None:
         self.sync()
