@@ -14,7 +14,6 @@ from common.record import encode
 from common.sealing import seal
 from common.tabling import tabulate
 
-ADAPTER = exchanges.get("binance")
 HOUR_NS = 3_600_000_000_000
 FIRST_TS = 1_723_161_253_937_085_768 // HOUR_NS * HOUR_NS
 FIRST = 1_000_000
