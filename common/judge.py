@@ -10,6 +10,10 @@ from .emission import Emission
 from .events import Action, Snapshot, Update
 from .topic import Gap, Missing, SymbolState, Topic
 
+FRUITLESS_MAX = 10
+"""Answers without what was asked for, one after the other, until it is asked for no more: the feed takes about two
+minutes over so many. What an exchange shows live it may have for REST some seconds later."""
+
 _MISSING_MAX = 100  # outstanding backfills of a topic
 _BACK_NS = 30 * 10**9  # trades are asked for from so much before our time of the last one: clocks differ
 _RESET_BELOW = 10_000  # an id so far below the last one is no repetition: the exchange counts anew
@@ -145,12 +149,16 @@ class Judge:
             topic.reached(delta.last)
             self._out.emit(state, topic, delta.ts_event, delta.fields)
 
-    def take_missed(self, state: SymbolState, topic: Topic, trades: list[Update]) -> None:
-        """Trades of the first outstanding hole. Ids that the exchange itself leaves out are passed over."""
+    def take_missed(self, state: SymbolState, topic: Topic, trades: list[Update], *, is_answer: bool) -> None:
+        """Trades of the first outstanding hole. Ids that the exchange itself leaves out are passed over.
+
+        What it does not give although it answers, again and again, it does not have: that is asked for no more, and
+        the gap ends as `closed`. `is_answer` is False where the request failed, which says nothing of the trades.
+        """
         miss = topic.missing[0]
         if trades and trades[0].first > miss.next:
             trades = []  # the answer to another question: it proves nothing about this hole
-        reached = False
+        before, reached = miss.next, False
         for trade in trades:
             if trade.last < miss.next:
                 continue
@@ -160,13 +168,29 @@ class Judge:
             self._out.emit(state, topic, trade.ts_event, {**trade.fields, "late": True, "gap": miss.gap})
             miss.next = trade.last + 1
         if reached or miss.next > miss.last:
-            topic.missing.pop(0)
-            if all(other.gap != miss.gap for other in topic.missing):  # one record may show several holes
-                self._out.tell_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "backfilled")
+            self._end_missing(state, topic)
+        elif is_answer:
+            come_to = (trades[-1].ts_event or 0) if trades else 0
+            got_on = miss.next > before or come_to > miss.since
+            miss.fruitless = 0 if got_on else miss.fruitless + 1
+            miss.since = max(miss.since, come_to)
+            if miss.fruitless >= FRUITLESS_MAX:
+                miss.is_lost = True
+                self._end_missing(state, topic)
         if topic.missing:
-            before, miss = miss, topic.missing[0]
-            since = (trades[-1].ts_event or 0) if trades and miss is before else _since(miss.ts_from)
-            self.actions.append(Action("backfill", topic.channel, state.name, miss.next, since))
+            first = topic.missing[0]
+            since = (trades[-1].ts_event or 0) if trades and first is miss else _since(first.ts_from)
+            self.actions.append(Action("backfill", topic.channel, state.name, first.next, since))
+
+    def _end_missing(self, state: SymbolState, topic: Topic) -> None:
+        """The first hole is filled, or given up: its gap ends where it was the last one, whole if all were filled."""
+        miss = topic.missing.pop(0)
+        others = [other for other in topic.missing if other.gap == miss.gap]  # one record may show several holes
+        for other in others:
+            other.is_lost = other.is_lost or miss.is_lost
+        if not others:
+            gap = Gap(miss.gap, miss.reason, miss.ts_from)
+            self._out.tell_gap(state, topic, gap, "closed" if miss.is_lost else "backfilled")
 
 
 def _since(ts_recv: int | None) -> int:

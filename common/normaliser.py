@@ -234,7 +234,7 @@ class Normaliser:
                     self._judge.go_over(state, topic, record.conn)
 
     def _on_rest(self, record: Record) -> None:
-        """A REST answer: a snapshot, or trades that were missed. A failed one is asked for again."""
+        """A REST answer: a snapshot, or trades that were missed. After a failed one it is asked for again."""
         ok = record.head.get("status") == 200 and record.payload is not None
         answer = self._adapter.parse_rest(str(record.head.get("url")), record.payload or b"") if ok else None
         updates = answer if isinstance(answer, list) else []
@@ -247,7 +247,8 @@ class Normaliser:
         elif record.channel not in self._adapter.BACKFILLS:
             self._learn(updates)
         elif topic.missing:
-            self._judge.take_missed(state, topic, updates)
+            is_answer = isinstance(answer, list) or record.head.get("status") == 400  # for good: such ids there are not
+            self._judge.take_missed(state, topic, updates, is_answer=is_answer)
 
     def _on_event(self, record: Record) -> None:
         """What a file without frames told. A delta that no snapshot stands before gives nothing, as in all books."""

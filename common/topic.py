@@ -14,10 +14,27 @@ OVERLAP_MAX = 10_000
 class Missing:
     """Ids that were missed and can be fetched: from `next` to `last`, under the gap's id."""
 
-    __slots__ = ("gap", "last", "next", "reason", "ts_from")
+    __slots__ = ("fruitless", "gap", "is_lost", "last", "next", "reason", "since", "ts_from")
 
-    def __init__(self, gap: int, next_id: int, last: int, reason: str, ts_from: int | None) -> None:
+    def __init__(
+        self,
+        gap: int,
+        next_id: int,
+        last: int,
+        reason: str,
+        ts_from: int | None,
+        fruitless: int = 0,
+        since: int = 0,
+        is_lost: bool = False,
+    ) -> None:
         self.gap, self.next, self.last, self.reason, self.ts_from = gap, next_id, last, reason, ts_from
+        self.fruitless = fruitless  # answers that brought nothing of it, since the last that did
+        self.since = since  # the time, ns, that answers have come to: who is asked by time may need several
+        self.is_lost = is_lost  # another hole of the same gap was given up
+
+    def state(self) -> list[Any]:
+        of_asking = self.fruitless, self.since, self.is_lost
+        return [self.gap, self.next, self.last, self.reason, self.ts_from, *of_asking]
 
 
 class Gap:
@@ -111,7 +128,7 @@ class Topic:
             "seam": self.seam,
             "lags": self.lags,
             "gap": None if gap is None else [gap.id, gap.reason, gap.ts_from],
-            "missing": [[miss.gap, miss.next, miss.last, miss.reason, miss.ts_from] for miss in self.missing],
+            "missing": [miss.state() for miss in self.missing],
             "other": self.other,
             "held": [list(update) for update in self.held],
             "overlaps": self.overlaps,

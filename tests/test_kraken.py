@@ -18,6 +18,7 @@ from common.book import RankedBook
 from common.events import GAP, Action, Event, Reply, Update, body
 from common.exchanges import kraken, kraken_standin
 from common.fields import loads_exact
+from common.judge import FRUITLESS_MAX
 from common.normaliser import Normaliser
 from common.record import decode, encode
 
@@ -263,6 +264,29 @@ def test_trades_of_a_frame_come_in_order_and_those_that_a_snapshot_repeats_come_
     assert not run.normaliser.actions
 
 
+def answered(run: Run, action: Action, page: list[tuple[int, int]]) -> list[Event]:
+    """What an answer to a backfill gives: a page of trades, each with its id and time in s."""
+    run.normaliser.actions.clear()
+    rows = [["1.0", "2.0", orjson.Fragment(b"%d.5" % time), "b", "l", "", number] for number, time in page]
+    head = {"url": ADAPTER.request(action, 0).path, "status": 200}
+    answer = orjson.dumps({"error": [], "result": {"XXBTZUSD": rows, "last": "1"}})
+    return run.take("rest", channel="trade", symbol=SYMBOL, head=head, payload=answer)
+
+
+def test_pages_that_come_nearer_to_a_hole_are_gone_on_with_and_a_way_that_never_gets_there_is_given_up() -> None:
+    run = Run(["trade"])
+    run.frames(trades("update", 97), trades("update", 99))
+    (action,) = run.normaliser.actions
+    for number in range(1, 2 * FRUITLESS_MAX):
+        assert answered(run, action, [(number, number)]) == []
+        (action,) = run.normaliser.actions
+        assert action.since == number * 10**9 + 5 * 10**8
+    told: list[Event] = []
+    while not told:
+        told = answered(run, action, []) or answered(run, run.normaliser.actions[0], [(1, 1)])
+    assert [event["state"] for event in told] == ["closed"] and not run.normaliser.actions
+
+
 def test_missed_trades_are_asked_for_by_time_page_after_page() -> None:
     run = Run(["trade"])
     run.frames(trades("update", 7), trades("update", 12))
@@ -271,11 +295,7 @@ def test_missed_trades_are_asked_for_by_time_page_after_page() -> None:
     pages = [[(5, 1), (6, 2), (7, 3), (8, 4), (9, 5)], [(9, 5), (10, 6), (11, 6), (12, 7)]]
     found: list[int] = []
     for page in pages:
-        run.normaliser.actions.clear()
-        rows = [["1.0", "2.0", orjson.Fragment(b"%d.5" % time), "b", "l", "", number] for number, time in page]
-        head = {"url": ADAPTER.request(action, 0).path, "status": 200}
-        answer = orjson.dumps({"error": [], "result": {"XXBTZUSD": rows, "last": "1"}})
-        events = run.take("rest", channel="trade", symbol=SYMBOL, head=head, payload=answer)
+        events = answered(run, action, page)
         found += numbers(events)
         if page is pages[0]:
             (action,) = run.normaliser.actions

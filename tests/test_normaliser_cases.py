@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.events import GAP, Action, Event, body
+from common.judge import FRUITLESS_MAX
 from common.normaliser import Normaliser
 from common.record import decode, encode
 from tests.record_logs import ADAPTER, candle_frame, delta_frame, quote_frame, trade_frame
@@ -144,6 +145,41 @@ def test_a_hole_of_more_than_one_answer_is_asked_for_on_and_on() -> None:
     assert run.actions() == [Action("backfill", "trade", "AAA", 5)]
     assert run.rest(Action("backfill", "trade", "AAA", 5), 200, []) == []
     assert run.actions() == [Action("backfill", "trade", "AAA", 5)]
+
+
+@pytest.mark.parametrize(("status", "nothing"), [(200, []), (400, {"code": -1, "msg": "no such ids"})])
+def test_what_the_exchange_says_again_and_again_that_it_does_not_have_is_given_up(status: int, nothing: Any) -> None:
+    """The gap ends as closed. Failures count for nothing, and what comes meanwhile begins the count anew."""
+    run = Run()
+    run.trades(1, 1, 5, 8)
+    asked = Action("backfill", "trade", "AAA", 2)
+    for _ in range(2 * FRUITLESS_MAX):
+        assert run.rest(asked, 500, {}) == run.rest(asked, 200, "no trades") == []
+    fruitless = [(status, nothing)] * (FRUITLESS_MAX - 1)
+    assert [run.rest(asked, *each) for each in fruitless] == [[]] * len(fruitless)
+    assert told(run.rest(asked, 200, rest_trades(2))) == [("2",)]
+    asked = run.actions()[-1]
+    assert asked.from_id == 3 and [run.rest(asked, *each) for each in fruitless] == [[]] * len(fruitless)
+    assert told(run.rest(asked, status, nothing)) == [("closed", "sequence")]
+    asked = run.actions()[-1]
+    assert asked.from_id == 6, "the next hole has its turn"
+    assert told(run.rest(asked, 200, rest_trades(6, 7))) == [("backfilled", "sequence"), ("6",), ("7",)]
+    assert not run.actions() and told(run.trades(1, 9)) == [("9",)]
+
+
+def test_a_gap_of_several_holes_is_not_called_whole_where_one_was_given_up_even_after_a_checkpoint() -> None:
+    run = Run()
+    run.trades(1, 1)
+    run.trades(2, 3, 5)
+    run.take("close", conn=1)
+    first = run.actions()[0]
+    for _ in range(FRUITLESS_MAX):
+        assert run.rest(first, 200, []) == []
+    (second,) = run.actions()[-1:]
+    anew = Run()
+    anew.normaliser, anew.seq = Normaliser(ADAPTER), run.seq
+    anew.take("checkpoint", symbol="AAA", payload=run.normaliser.checkpoint("AAA"))
+    assert told(anew.rest(second, 200, rest_trades(4, 5))) == [("closed", "sequence"), ("4",)]
 
 
 def test_a_book_that_breaks_while_a_gap_is_open_tells_more_of_that_gap() -> None:
