@@ -90,6 +90,13 @@ def instrument(
     }
 
 
+def spot(symbol: str, base: str, quote: str, *, status: str, tick_size: str, lot_size: str) -> Update:
+    """The `instrument` event of a pair of two assets."""
+    name = f"{base}-{quote}"
+    fields = instrument(name, base, quote, type="spot", status=status, tick_size=tick_size, lot_size=lot_size)
+    return Update("instrument", symbol, 0, 0, None, fields)
+
+
 Parsed = Update | Snapshot | list[Update]
 """What a frame says: mostly one thing."""
 

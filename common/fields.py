@@ -48,6 +48,11 @@ def digits(value: object) -> str:
     raise TypeError
 
 
+def maybe(value: object) -> str | None:
+    """As `digits`, or None where nothing is told: null or an empty text."""
+    return None if value is None or value == "" else digits(value)
+
+
 def whole(value: object) -> int:
     """An integer, as a number or as a text of digits."""
     if type(value) is int:

@@ -27,7 +27,6 @@ class BinanceStandin(StandinServer[dialect.Session]):
 
     def __init__(self, options: Options) -> None:
         self._weights = rest.Weights(options.weight_limit)
-        self._loaded: list[Message] = []
         super().__init__(options)
 
     # the source
@@ -49,12 +48,6 @@ class BinanceStandin(StandinServer[dialect.Session]):
         if generator is not None:
             self._market.add(generator.begin(now_us))
             self._playing = asyncio.create_task(self._generate(generator))
-
-    def messages(self) -> Iterator[Message]:
-        if not self.options.preload:
-            return self._read_source()
-        self._loaded = self._loaded or list(self._read_source())
-        return iter(self._loaded)
 
     def _read_source(self) -> Iterator[Message]:
         options = self.options

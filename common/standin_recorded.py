@@ -39,7 +39,6 @@ class RecordedStandin(StandinServer[Session]):
         self.per_second = self._dialect.MESSAGES_PER_S
         self._books = StandinBooks(self._adapter)
         self._recorded: dict[str, bytes] = {}
-        self._loaded: list[Message] = []
         self._wanted = frozenset(name for symbol in options.symbols for name in self._streams_of(symbol))
         super().__init__(options)
 
@@ -58,12 +57,6 @@ class RecordedStandin(StandinServer[Session]):
         if not self.streams:
             raise ConfigError("the source holds no messages (of these symbols)")
         self.symbols = self.options.symbols
-
-    def messages(self) -> Iterator[Message]:
-        if not self.options.preload:
-            return self._read_source()
-        self._loaded = self._loaded or list(self._read_source())
-        return iter(self._loaded)
 
     def _read_source(self) -> Iterator[Message]:
         each = [read_frames(path) for path in self.options.recordings]

@@ -68,6 +68,7 @@ class StandinServer(ABC, Generic[S]):
         self._closed: list[dict[str, object]] = []
         self._armed: list[tuple[int, Mapping[str, str]]] = []  # faults that wait for a number of messages
         self._attempts = 0
+        self._loaded: list[Message] = []
         self._passed = 0
         self._requests: dict[str, int] = {}
         self._lossless = not options.synthetic and not options.speed
@@ -91,9 +92,16 @@ class StandinServer(ABC, Generic[S]):
     def open_source(self) -> None:
         """Learn what the source holds: `streams`, `symbols`. Raises ConfigError."""
 
-    @abstractmethod
     def messages(self) -> Iterator[Message]:
-        """The source, from its beginning."""
+        """The source, from its beginning; read once if it is to be kept."""
+        if not self.options.preload:
+            return self._read_source()
+        self._loaded = self._loaded or list(self._read_source())
+        return iter(self._loaded)
+
+    @abstractmethod
+    def _read_source(self) -> Iterator[Message]:
+        """The source, as it is read."""
 
     @abstractmethod
     def passing(self, messages: Sequence[Message]) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import orjson
 
 from ..book import BookRule
-from ..events import Action, Reply, Request, Snapshot, Update, covering, instrument
+from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, text
 
 NAME = "binance"
@@ -106,12 +106,12 @@ def parse(message: Any) -> Update | None:
     try:
         data = message.get("data", message)
         kind = data.get("e")
-        return _quote(data) if kind is None else _READERS[kind](data)
+        return quote(data) if kind is None else _READERS[kind](data)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _trade(data: dict[str, Any]) -> Update:
+def trade(data: dict[str, Any]) -> Update:
     trade_id, price, amount, symbol, time = data["t"], data["p"], data["q"], data["s"], data["T"]
     if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
         raise TypeError
@@ -149,8 +149,8 @@ def _book(data: dict[str, Any]) -> Update:
     return Update("book", symbol, first, last, ns(data["E"]), fields)
 
 
-def _quote(data: dict[str, Any]) -> Update:
-    """`bookTicker` has neither `e` nor a time; `u` is of the same id space as the depth stream's."""
+def quote(data: dict[str, Any], time: int | None = None) -> Update:
+    """Spot's `bookTicker` has neither `e` nor a time; `u` is of the same id space as the depth stream's."""
     update_id, symbol = data["u"], data["s"]
     bid, bid_amount, ask, ask_amount = data["b"], data["B"], data["a"], data["A"]
     if type(update_id) is not int or type(symbol) is not str or type(bid) is not str or type(ask) is not str:
@@ -158,7 +158,7 @@ def _quote(data: dict[str, Any]) -> Update:
     if type(bid_amount) is not str or type(ask_amount) is not str:
         raise TypeError
     fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
-    return _update(Update, ("quote", symbol, update_id, update_id, None, fields))
+    return _update(Update, ("quote", symbol, update_id, update_id, time, fields))
 
 
 def ticker(data: dict[str, Any]) -> Update:
@@ -188,12 +188,12 @@ def candle(data: dict[str, Any]) -> Update:
 
 
 _READERS = {
-    "trade": _trade,
+    "trade": trade,
     "aggTrade": agg_trade,
     "depthUpdate": _book,
     "24hrTicker": ticker,
     "kline": candle,
-    "bookTicker": _quote,
+    "bookTicker": quote,
 }
 
 
@@ -234,7 +234,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
                 return None
             return Snapshot(symbol, data["lastUpdateId"], None, levels(data["bids"]), levels(data["asks"]))
         if parts.path.endswith("/historicalTrades"):
-            return covering([_rest_trade(symbol, trade) for trade in data], int(query["fromId"][0]))
+            return covering([_rest_trade(symbol, each) for each in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
             trades = [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
             return covering(trades, int(query["fromId"][0]))
@@ -249,17 +249,10 @@ def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`; filters are found by their `filterType`, never by their place."""
     try:
         filters = {each["filterType"]: each for each in entry["filters"]}
-        base, quote = text(entry["baseAsset"]), text(entry["quoteAsset"])
-        fields = instrument(
-            f"{base}-{quote}",
-            base,
-            quote,
-            type="spot",
-            status=text(entry["status"]).lower(),
-            tick_size=text(filters["PRICE_FILTER"]["tickSize"]),
-            lot_size=text(filters["LOT_SIZE"]["stepSize"]),
-        )
-        return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
+        base, counter = text(entry["baseAsset"]), text(entry["quoteAsset"])
+        tick, lot = text(filters["PRICE_FILTER"]["tickSize"]), text(filters["LOT_SIZE"]["stepSize"])
+        status = text(entry["status"]).lower()
+        return spot(text(entry["symbol"]), base, counter, status=status, tick_size=tick, lot_size=lot)
     except (KeyError, TypeError, AttributeError):
         return None
 

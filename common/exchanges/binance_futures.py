@@ -14,7 +14,7 @@ from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
 from ..fields import day, digits, levels, text
 from . import binance
-from .binance import agg_fields, agg_trade, candle, ns, taker_side, ticker
+from .binance import agg_fields, agg_trade, candle, ns, quote, ticker, trade
 
 VERSION = 1
 
@@ -107,14 +107,10 @@ def _parse(market: int, readers: dict[str, Any], message: Any) -> Parsed | None:
 
 def _trade(data: dict[str, Any]) -> Update:
     """`X` is MARKET for a trade of the book; others (INSURANCE_FUND, ADL, NA) came about beside it."""
-    trade_id, price, amount, symbol, time = data["t"], data["p"], data["q"], data["s"], data["T"]
-    if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
-        raise TypeError
-    fields = {"id": str(trade_id), "price": price, "amount": amount, "side": taker_side(data["m"])}
-    sort = data.get("X")
+    update, sort = trade(data), data.get("X")
     if sort != "MARKET" and sort is not None:
-        fields["type"] = text(sort).lower()
-    return _update(Update, ("trade", symbol, trade_id, trade_id, ns(time), fields))
+        update.fields["type"] = text(sort).lower()
+    return update
 
 
 def _book(data: dict[str, Any]) -> Update:
@@ -135,14 +131,7 @@ def _book(data: dict[str, Any]) -> Update:
 
 
 def _quote(data: dict[str, Any]) -> Update:
-    update_id, symbol = data["u"], data["s"]
-    bid, bid_amount, ask, ask_amount = data["b"], data["B"], data["a"], data["A"]
-    if type(update_id) is not int or type(symbol) is not str or type(bid) is not str or type(ask) is not str:
-        raise TypeError
-    if type(bid_amount) is not str or type(ask_amount) is not str:
-        raise TypeError
-    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
-    return _update(Update, ("quote", symbol, update_id, update_id, ns(data["T"]), fields))
+    return quote(data, ns(data["T"]))
 
 
 def _mark(data: dict[str, Any]) -> Update | list[Update]:
@@ -247,19 +236,19 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
 def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`. `pricePrecision` is no tick size: the filters have it."""
     try:
-        kind, base, quote = text(entry["contractType"]), text(entry["baseAsset"]), text(entry["quoteAsset"])
+        kind, base, counter = text(entry["contractType"]), text(entry["baseAsset"]), text(entry["quoteAsset"])
         filters = {each["filterType"]: each for each in entry["filters"]}
-        name, sort, expiry = f"{base}-{quote}-PERP", "perpetual", None
+        name, sort, expiry = f"{base}-{counter}-PERP", "perpetual", None
         if "QUARTER" in kind or "MONTH" in kind:
             expiry = ns(entry["deliveryDate"])
-            name = f"{base}-{quote}-{day(expiry)}"
+            name = f"{base}-{counter}-{day(expiry)}"
             sort = "future"
         elif "PERPETUAL" not in kind:
             return None
         fields = instrument(
             name,
             base,
-            quote,
+            counter,
             type=sort,
             status=_status(entry).lower(),
             settle=text(entry["marginAsset"]),

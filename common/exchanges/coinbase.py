@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 import orjson
 
 from ..book import BookRule
-from ..events import Action, Reply, Request, Snapshot, Update, covering, instrument
-from ..fields import digits, levels, ns_of_iso, text
+from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
+from ..fields import levels, maybe, ns_of_iso, text
 
 NAME = "coinbase"
 VERSION = 1
@@ -180,17 +180,17 @@ def _ticker(data: dict[str, Any]) -> list[Update]:
     if type(sequence) is not int:
         raise TypeError
     quote_ = {
-        "bid_price": _digits(data, "best_bid"),
-        "bid_amount": _digits(data, "best_bid_size"),
-        "ask_price": _digits(data, "best_ask"),
-        "ask_amount": _digits(data, "best_ask_size"),
+        "bid_price": maybe(data.get("best_bid")),
+        "bid_amount": maybe(data.get("best_bid_size")),
+        "ask_price": maybe(data.get("best_ask")),
+        "ask_amount": maybe(data.get("best_ask_size")),
     }
     ticker = {
-        "last": _digits(data, "price"),
-        "open": _digits(data, "open_24h"),
-        "high": _digits(data, "high_24h"),
-        "low": _digits(data, "low_24h"),
-        "volume": _digits(data, "volume_24h"),
+        "last": maybe(data.get("price")),
+        "open": maybe(data.get("open_24h")),
+        "high": maybe(data.get("high_24h")),
+        "low": maybe(data.get("low_24h")),
+        "volume": maybe(data.get("volume_24h")),
         "quote_volume": None,
     }
     return [
@@ -216,11 +216,6 @@ _READERS: dict[str, Any] = {
 def _time(value: object) -> int | None:
     """ns; None where none is told, or the year 1, which stands for none."""
     return None if value is None or (type(value) is str and value.startswith("0001-")) else ns_of_iso(value)
-
-
-def _digits(data: dict[str, Any], key: str) -> str | None:
-    value = data.get(key)
-    return None if value is None or value == "" else digits(value)
 
 
 def request(action: Action, depth: int) -> Request:
@@ -268,15 +263,7 @@ def _instrument(entry: Any) -> Update | None:
     """One product, of `status` on the socket as of REST."""
     try:
         base, counter = text(entry["base_currency"]), text(entry["quote_currency"])
-        fields = instrument(
-            f"{base}-{counter}",
-            base,
-            counter,
-            type="spot",
-            status=text(entry["status"]).lower(),
-            tick_size=text(entry["quote_increment"]),
-            lot_size=text(entry["base_increment"]),
-        )
-        return Update("instrument", text(entry["id"]), 0, 0, None, fields)
+        status, tick, lot = (text(entry[key]) for key in ("status", "quote_increment", "base_increment"))
+        return spot(text(entry["id"]), base, counter, status=status.lower(), tick_size=tick, lot_size=lot)
     except (KeyError, TypeError, AttributeError):
         return None

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from ..book import BookRule
-from ..events import Action, Reply, Request, Snapshot, Update, instrument
-from ..fields import digits, ns_of_iso, text, whole
+from ..events import Action, Reply, Request, Snapshot, Update, spot
+from ..fields import maybe, ns_of_iso, text, whole
 from .coinbase import symbol_error as symbol_error
 
 NAME = "coinbase-advanced"
@@ -145,12 +145,7 @@ def _trades(message: dict[str, Any]) -> list[Update]:
 
 
 def _trade(data: dict[str, Any]) -> Update:
-    """The side is not said to be known.
-
-    Coinbase has called it the maker's, others take it for the taker's. In the recording of 2026-08-09 it was the
-    maker's for each of 39 trades beside the best bid and offer; until Coinbase says so, whoever needs it takes the
-    trade of the same id from Coinbase Exchange. The record keeps what was sent.
-    """
+    """Ids are those of Coinbase Exchange."""
     trade_id, price, amount, symbol = data["trade_id"], data["price"], data["size"], data["product_id"]
     if type(price) is not str or type(amount) is not str or type(symbol) is not str or type(trade_id) is not str:
         raise TypeError
@@ -171,17 +166,17 @@ def _tickers(message: dict[str, Any]) -> list[Update]:
 def _quote_and_ticker(data: dict[str, Any], ts: int) -> tuple[Update, Update]:
     symbol = text(data["product_id"])
     quote = {
-        "bid_price": _digits(data, "best_bid"),
-        "bid_amount": _digits(data, "best_bid_quantity"),
-        "ask_price": _digits(data, "best_ask"),
-        "ask_amount": _digits(data, "best_ask_quantity"),
+        "bid_price": maybe(data.get("best_bid")),
+        "bid_amount": maybe(data.get("best_bid_quantity")),
+        "ask_price": maybe(data.get("best_ask")),
+        "ask_amount": maybe(data.get("best_ask_quantity")),
     }
     ticker = {
-        "last": _digits(data, "price"),
+        "last": maybe(data.get("price")),
         "open": None,
-        "high": _digits(data, "high_24_h"),
-        "low": _digits(data, "low_24_h"),
-        "volume": _digits(data, "volume_24_h"),
+        "high": maybe(data.get("high_24_h")),
+        "low": maybe(data.get("low_24_h")),
+        "volume": maybe(data.get("volume_24_h")),
         "quote_volume": None,
     }
     return Update("quote", symbol, ts, ts, ts, quote), Update("ticker", symbol, ts, ts, ts, ticker)
@@ -222,11 +217,6 @@ _READERS: dict[str, Any] = {
     "ticker_batch": _tickers,
     "candles": _candles,
 }
-
-
-def _digits(data: dict[str, Any], key: str) -> str | None:
-    value = data.get(key)
-    return None if value is None or value == "" else digits(value)
 
 
 def request(action: Action, depth: int) -> Request:
@@ -270,15 +260,7 @@ def _instrument(entry: Any) -> Update | None:
         if entry["alias"] or entry["product_type"] != "SPOT":
             return None
         base, quote = text(entry["base_currency_id"]), text(entry["quote_currency_id"])
-        fields = instrument(
-            f"{base}-{quote}",
-            base,
-            quote,
-            type="spot",
-            status=text(entry["status"]).lower(),
-            tick_size=text(entry["price_increment"]),
-            lot_size=text(entry["base_increment"]),
-        )
-        return Update("instrument", text(entry["product_id"]), 0, 0, None, fields)
+        status, tick, lot = (text(entry[key]) for key in ("status", "price_increment", "base_increment"))
+        return spot(text(entry["product_id"]), base, quote, status=status.lower(), tick_size=tick, lot_size=lot)
     except (KeyError, TypeError, AttributeError):
         return None

@@ -13,8 +13,8 @@ import orjson
 
 from ..adapter import FAULTS
 from ..book import BookRule
-from ..events import Action, Parsed, Reply, Request, Snapshot, Update, instrument
-from ..fields import digits, loads_exact, ns_of_ms, pairs, text, whole
+from ..events import Action, Parsed, Reply, Request, Snapshot, Update, spot
+from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
 
 NAME = "htx"
 VERSION = 1
@@ -229,10 +229,10 @@ def _requested(message: Any) -> Snapshot | None:
 def _quote(symbol: str, _message: Any, tick: Any) -> Update:
     number, time = _id(tick["seqId"]), ns_of_ms(tick["quoteTime"])
     fields = {
-        "bid_price": _maybe(tick["bid"]),
-        "bid_amount": _maybe(tick["bidSize"]),
-        "ask_price": _maybe(tick["ask"]),
-        "ask_amount": _maybe(tick["askSize"]),
+        "bid_price": maybe(tick["bid"]),
+        "bid_amount": maybe(tick["bidSize"]),
+        "ask_price": maybe(tick["ask"]),
+        "ask_amount": maybe(tick["askSize"]),
     }
     return _update(Update, ("quote", symbol, number, number, time, fields))
 
@@ -275,10 +275,6 @@ def _id(value: object) -> int:
     if not 0 <= number < _ID_MAX:
         raise ValueError
     return number
-
-
-def _maybe(value: object) -> str | None:
-    return None if value is None else digits(value)
 
 
 _READERS: dict[str, Any] = {
@@ -333,21 +329,8 @@ def _instrument(entry: Any) -> Update | None:
     try:
         base = text(entry["bc"] if "bc" in entry else entry["base-currency"]).upper()
         quote = text(entry["qc"] if "qc" in entry else entry["quote-currency"]).upper()
-        fields = instrument(
-            f"{base}-{quote}",
-            base,
-            quote,
-            type="spot",
-            status=_status(entry["state"]),
-            tick_size=_step(entry["pp"] if "pp" in entry else entry["price-precision"]),
-            lot_size=_step(entry["ap"] if "ap" in entry else entry["amount-precision"]),
-        )
-        return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
+        tick = step(entry["pp"] if "pp" in entry else entry["price-precision"])
+        lot = step(entry["ap"] if "ap" in entry else entry["amount-precision"])
+        return spot(text(entry["symbol"]), base, quote, status=_status(entry["state"]), tick_size=tick, lot_size=lot)
     except FAULTS:
         return None
-
-
-def _step(decimals: object) -> str:
-    if type(decimals) is not int or not 0 <= decimals <= 30:
-        raise TypeError
-    return f"0.{'1':0>{decimals}}" if decimals else "1"

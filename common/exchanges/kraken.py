@@ -14,7 +14,7 @@ from zlib import crc32
 import orjson
 
 from ..book import BookRule, RankedBook
-from ..events import Action, Reply, Request, Update, instrument
+from ..events import Action, Reply, Request, Update, spot
 from ..fields import digits, loads_exact, ns_of_iso, side, step, text
 
 NAME = "kraken"
@@ -336,15 +336,7 @@ def _instrument(entry: Any) -> Update | None:
     try:
         name = _name(entry)
         base, quote = name.split("/")
-        fields = instrument(
-            f"{base}-{quote}",
-            base,
-            quote,
-            type="spot",
-            status=text(entry["status"]),
-            tick_size=_number(entry["tick_size"]),
-            lot_size=step(entry["lot_decimals"]),
-        )
-        return Update("instrument", name, 0, 0, None, fields)
+        tick, lot = _number(entry["tick_size"]), step(entry["lot_decimals"])
+        return spot(name, base, quote, status=text(entry["status"]), tick_size=tick, lot_size=lot)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -14,9 +14,9 @@ import orjson
 from ..adapter import FAULTS
 from ..book import Book, BookRule
 from ..events import Action, Parsed, Reply, Request, Snapshot, Update
-from ..fields import NS_PER_MS, digits, ns_of_ms, text
+from ..fields import NS_PER_MS, digits, maybe, ns_of_ms, text
 from . import okx_instruments
-from .okx_instruments import DERIVATIVES, SPOT, SWAP, instrument_of, maybe, sort_of
+from .okx_instruments import DERIVATIVES, SPOT, SWAP, instrument_of, sort_of
 
 NAME = "okx"
 VERSION = 1

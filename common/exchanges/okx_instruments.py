@@ -9,7 +9,7 @@ import orjson
 
 from ..adapter import FAULTS
 from ..events import Request, Update, instrument
-from ..fields import digits, ns_of_ms, text
+from ..fields import digits, maybe, ns_of_ms, text
 
 SPOT, SWAP, FUTURES, OPTION = "SPOT", "SWAP", "FUTURES", "OPTION"
 DERIVATIVES = frozenset({SWAP, FUTURES, OPTION})
@@ -66,11 +66,6 @@ def trading_symbols(body: bytes) -> dict[str, str]:
 
 def _status(state: object) -> str:
     return "trading" if state == "live" else text(state)
-
-
-def maybe(value: object) -> str | None:
-    """Digits, or None where the exchange leaves the text empty."""
-    return None if value is None or value == "" else digits(value)
 
 
 def instrument_of(entry: Any) -> Update | None:
