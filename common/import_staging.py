@@ -103,6 +103,8 @@ class Staging:
         self._due = self._ts = 0  # when checkpoints are looked for next; the highest time
         self._conns: dict[tuple[int, str], tuple[int, str | None]] = {}  # number and URL, by the file's place and name
         self._frames: list[tuple[int, list[bytes]]] = []  # not recorded yet, all of one connection and sort
+        self._events: list[tuple[int, str, str, bytes]] = []  # the same, where the files hold events
+        self._event_bytes = 0
         self._of = (0, b"")
         self._begin()
 
@@ -138,13 +140,14 @@ class Staging:
         if item.kind == IN:
             self._frame(place, item)
             return
+        if item.kind == EVENT and item.channel is not None and item.symbol is not None:
+            self._event(item.ts, item.channel, item.symbol, item.payload)
+            return
         self._flush()
         if item.kind == OPEN:
             self._open(place, item)
         elif item.kind == OUT:
             self._recorder.record(item.ts, "out", conn=self._conn(place, item.conn), payload=item.payload)
-        elif item.kind == EVENT:
-            self._recorder.record(item.ts, "event", channel=item.channel, symbol=item.symbol, payload=item.payload)
         else:
             channel, symbol = rest_place(self._adapter, item)
             head = {"url": item.url, "status": 200}
@@ -157,15 +160,24 @@ class Staging:
             self._recorder.binary(item.ts, conn, "in", "binary", item.payload)
             return
         sort = b',"op":"binary","encoding":"%b"' % self._adapter.ENCODING.encode() if item.is_binary else b""
-        if self._of != (conn, sort) or len(self._frames) >= RUN_FRAMES:
+        if self._events or self._of != (conn, sort) or len(self._frames) >= RUN_FRAMES:
             self._flush()
             self._of = conn, sort
         self._frames.append((item.ts, [text]))
+
+    def _event(self, ts: int, channel: str, symbol: str, payload: bytes) -> None:
+        if self._frames or len(self._events) >= RUN_FRAMES or self._event_bytes >= BUFFER_BYTES:
+            self._flush()
+        self._events.append((ts, channel, symbol, payload))
+        self._event_bytes += len(payload)
 
     def _flush(self) -> None:
         if self._frames:
             self._recorder.runs(self._of[0], self._frames, self._of[1])
             self._frames = []
+        if self._events:
+            self._recorder.told(self._events)
+            self._events, self._event_bytes = [], 0
 
     # -- connections -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 import orjson
@@ -12,7 +12,7 @@ import orjson
 from .adapter import Adapter, version
 from .events import HEARTBEAT, Snapshot, Update, topic
 from .normaliser import Normaliser, Work
-from .record import DATA, FORMAT, decode, encode, payload_part
+from .record import DATA, FORMAT, Record, decode, encode, payload_part
 
 
 class Log(Protocol):
@@ -21,6 +21,11 @@ class Log(Protocol):
     next: int  # the number of the next record
 
     def append(self, lines: list[bytes]) -> int: ...  # how many of them stand now
+
+
+def _place(channel: str, symbol: str) -> bytes:
+    """The end of a head that files a record."""
+    return b"," + orjson.dumps({"channel": channel, "symbol": symbol})[1:-1] + DATA
 
 
 class Recorder:
@@ -43,14 +48,14 @@ class Recorder:
         self._merged = adapter.MERGED  # channels of one stream: its frames are filed under one of them
         self._counts: dict[int, int] = {}  # the last number of each connection whose messages are counted
         self._places: dict[tuple[str, str], bytes] = {}  # the part of a head that files a record
+        self._told: dict[tuple[str, str], bytes] = {}  # the same, of the kind `event`
 
     def file_under(self, places: Collection[tuple[str, str]]) -> None:
         """Frames of these channels and symbols get files of their own; all others lie with those of no symbol."""
         self._places = {}
         for channel, symbol in places:
-            place = orjson.dumps({"channel": channel, "symbol": symbol})
             for each in self._merged if channel in self._merged else (channel,):
-                self._places[each, symbol] = b"," + place[1:-1] + DATA
+                self._places[each, symbol] = _place(channel, symbol)
 
     def frames(self, conn: int, ts: int, payloads: list[bytes]) -> list[Any]:
         """Whole text frames of one read."""
@@ -142,6 +147,18 @@ class Recorder:
         self.next += 1
         self._commit([line], [decode(line)])
         return seq
+
+    def told(self, events: Iterable[tuple[int, str, str, bytes]]) -> None:
+        """Records of the kind `event`, in one append: of each its time, channel, symbol, payload (a line of JSON)."""
+        lines: list[bytes] = []
+        works: list[Work | None] = []
+        for seq, (ts, channel, symbol, payload) in enumerate(events, self.next):
+            if (head := self._told.get((channel, symbol))) is None:
+                head = self._told[channel, symbol] = _place(channel, symbol)
+            lines.append(b'{"seq":%d,"ts_recv":%d,"kind":"event"%b%b}\n' % (seq, ts, head, payload))
+            works.append(Record(seq, ts, "event", None, channel, symbol, {}, payload))
+        self.next += len(lines)
+        self._commit(lines, works)
 
     def binary(self, ts: int, conn: int, kind: str, op: str, payload: bytes) -> None:
         """Record a frame that is not text: in base64, whatever it holds."""
