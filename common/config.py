@@ -44,7 +44,7 @@ class FeedConfig:
     fsync_interval_s: float = 1.0
     """Seconds of records that a power loss may take."""
     busy_poll: bool = False
-    """Never sleep between two frames: less latency, for a whole core."""
+    """Never sleep between two frames: less latency, for a whole core (that others may have when they want it)."""
     checkpoint_s: int = 300
     """Seconds between two checkpoints of one symbol: history replays that much at most. A book of 5,000 levels a side
     takes 0.3 MB of the journal each time, and 50 KB of the archive."""

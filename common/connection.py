@@ -25,6 +25,8 @@ DRAIN_BYTES = 256 * 1024
 DRAIN_NS = 1_000_000
 
 _TEXT = 0x81
+_TEXT_SHORT, _TEXT_MEDIUM = 0x8100, 0x817E  # a text frame's first two bytes, as one number: of no length, of 16 bits
+_two = struct.Struct(">HH").unpack_from
 _OPCODES = {0x1: None, 0x2: "binary", 0x8: "close", 0x9: "ping", 0xA: "pong"}
 
 
@@ -138,11 +140,12 @@ class Connection:
         self._has_rare = False
         place, end = 0, len(data)
         while place + 2 <= end:
+            if not self._fragmented and (past := _whole_texts(data, place, frames)) > place:
+                place = past
+                continue
             first, length = data[place], data[place + 1]
             start = place + 2
-            if length == 126 and place + 4 <= end:
-                start, length = place + 4, data[place + 2] << 8 | data[place + 3]
-            elif length >= 126:
+            if length >= 126:
                 start, length = self._long(data, place, length)
             stop = start + length
             if stop > end or start > end:
@@ -207,6 +210,28 @@ class Connection:
             raise websocket.WebSocketTimeoutException("the message goes on in a later frame")
         data, self._rare = self._rare[:size], self._rare[size:]
         return data
+
+
+def _whole_texts(data: bytes, place: int, frames: list[bytes | Frame]) -> int:
+    """Append the whole text frames that lie at `place` one after another; returns where anything else begins.
+
+    Frames of 64 KiB and more are anything else, and what has fewer than four bytes.
+    """
+    append, last = frames.append, len(data) - 4
+    while place <= last:
+        kind, length = _two(data, place)
+        if kind == _TEXT_MEDIUM:
+            start = place + 4
+        elif _TEXT_SHORT <= kind < _TEXT_MEDIUM:
+            start, length = place + 2, kind - _TEXT_SHORT
+        else:
+            break
+        stop = start + length
+        if stop > last + 4:
+            break
+        append(data[start:stop])
+        place = stop
+    return place
 
 
 def close_code(payload: bytes) -> tuple[int | None, str]:

@@ -9,6 +9,8 @@ a book level.
 
 from typing import Any, NamedTuple
 
+import orjson
+
 from .storage import encode_symbol
 
 CHANNELS = (
@@ -138,6 +140,16 @@ def topic(exchange: str, channel: str, symbol: str | None) -> bytes:
     if symbol is None:
         return f"{exchange}/{channel} ".encode()
     return f"{exchange}/{channel}/{encode_symbol(symbol)} ".encode()
+
+
+def templates(exchange: str, channel: str, symbol: str) -> tuple[bytes, bytes]:
+    """Messages of a topic, to be filled in with `%`: of events with the exchange's time, and of those without.
+
+    They take `seq`, `prev`, the time if any, `ts_recv`, and the JSON of the event's fields without its first brace.
+    """
+    whose = orjson.dumps({"exchange": exchange, "channel": channel, "symbol": symbol})[:-1]
+    start = (topic(exchange, channel, symbol) + whose).replace(b"%", b"%%") + b',"seq":%d,"prev":%d,"ts_event":'
+    return start + b'%d,"ts_recv":%d,%b', start + b'null,"ts_recv":%d,%b'
 
 
 def body(message: bytes) -> bytes:

@@ -56,12 +56,26 @@ class Normaliser:
     def all_messages(self, works: Iterable[Work | None]) -> list[bytes]:
         """The live messages of several records. A fault costs that record's events, never the stream."""
         out: list[bytes] = []
-        dumps, update, record = orjson.dumps, self.update, self.record
+        dumps, goes_on = orjson.dumps, self._goes_on
         for work in works:
+            if work is None:
+                continue
             try:
-                if work is not None:
-                    for prefix, event in record(work) if isinstance(work, Record) else update(*work):
-                        out.append(prefix + dumps(event))
+                if isinstance(work, Record):
+                    published = self.record(work)
+                else:
+                    seq, ts_recv, conn, update = work
+                    if type(update) is Update and (topic := goes_on(seq, ts_recv, conn, update)) is not None:
+                        # `update` would give the same, from a dictionary of the whole event: half as fast
+                        ts_event, fields = update.ts_event, dumps(update.fields)[1:]
+                        if ts_event is not None:
+                            out.append(topic.timed % (seq, topic.prev, ts_event, ts_recv, fields))
+                        else:
+                            out.append(topic.untimed % (seq, topic.prev, ts_recv, fields))
+                        continue
+                    published = self._judged(seq, ts_recv, conn, update)
+                for prefix, event in published:
+                    out.append(prefix + dumps(event))
             except FAULTS as error:
                 self.fault(error)
         return out
@@ -109,34 +123,37 @@ class Normaliser:
 
     def update(self, seq: int, ts_recv: int, conn: int, update: Parsed) -> Sequence[Published]:
         """The events that a frame gives that was read already."""
-        if type(update) is not Update:
-            return self._several(seq, ts_recv, conn, update)
-        channel, symbol, first, last, ts_event, fields = update
-        state = self.symbols.get(symbol) or self._state(symbol)
-        topic = state.channels.get(channel) if state is not None else None
-        if state is None or topic is None:
-            return ()
-        if topic.plain and topic.conn == conn and (channel not in self._dense or first - 1 == topic.id):
-            # the common case, an event that goes on from the one before: nothing to be numbered or told
-            topic.id = last
-            event = {
-                "exchange": self._exchange,
-                "channel": channel,
-                "symbol": symbol,
-                "seq": seq,
-                "prev": topic.last,
-                "ts_event": ts_event,
-                "ts_recv": ts_recv,
-                **fields,
-            }
-            topic.last, topic.part, topic.ts = seq, 0, ts_recv
-            return ((topic.prefix, event),)
-        self._out.seq, self._out.ts = seq, ts_recv
-        self._deliver(state, topic, conn, update)
-        return self._out.finish()
+        if type(update) is not Update or (topic := self._goes_on(seq, ts_recv, conn, update)) is None:
+            return self._judged(seq, ts_recv, conn, update)
+        event = {
+            "exchange": self._exchange,
+            "channel": update.channel,
+            "symbol": update.symbol,
+            "seq": seq,
+            "prev": topic.prev,
+            "ts_event": update.ts_event,
+            "ts_recv": ts_recv,
+            **update.fields,
+        }
+        return ((topic.prefix, event),)
 
-    def _several(self, seq: int, ts_recv: int, conn: int, parsed: Any) -> Sequence[Published]:
-        """A frame that says several things, or brings a book that was asked for."""
+    def _goes_on(self, seq: int, ts_recv: int, conn: int, update: Update) -> Topic | None:
+        """The common case: an event that goes on from the one before, so that nothing is to be numbered or told.
+
+        Then its topic, moved on; None for everything else.
+        """
+        channel, symbol, first, last, _, fields = update
+        state = self.symbols.get(symbol)
+        topic = state.channels.get(channel) if state is not None else None
+        if topic is None or not topic.plain or topic.conn != conn or not fields:
+            return None
+        if channel in self._dense and first - 1 != topic.id:
+            return None
+        topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, 0, ts_recv
+        return topic
+
+    def _judged(self, seq: int, ts_recv: int, conn: int, parsed: Any) -> Sequence[Published]:
+        """Everything else: what is not plain, a frame that says several things, a book that was asked for."""
         out = self._out
         out.seq, out.ts = seq, ts_recv
         if type(parsed) is Snapshot:
@@ -144,7 +161,7 @@ class Normaliser:
             if state is not None and "book" in state.channels:
                 self._judge.take_snapshot(state, state.channels["book"], parsed)
             return out.finish()
-        for update in parsed:
+        for update in (parsed,) if type(parsed) is Update else parsed:
             channel, symbol, first, last, ts_event, fields = update
             state = self.symbols.get(symbol) or self._state(symbol)
             topic = state.channels.get(channel) if state is not None else None

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .book import BookRule, BookSync
-from .events import GAP, Update, topic
+from .events import GAP, Update, templates, topic
 
 OVERLAP_MAX = 10_000
 """Frames of the other connection that are kept while two feed a topic."""
@@ -51,13 +51,15 @@ class Topic:
 
     __slots__ = (
         "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last",
-        "merged", "missing", "other", "overlaps", "part", "plain", "prefix", "seam", "ts",
+        "merged", "missing", "other", "overlaps", "part", "plain", "prefix", "prev", "seam", "timed", "ts", "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
         self.channel = channel
         self.prefix = topic(exchange, channel, symbol)
+        self.timed, self.untimed = templates(exchange, channel, symbol)
         self.last = start
+        self.prev = start  # `last` before the last event
         self.part = 0
         self.ts: int | None = None  # ts_recv of the last event
         self.id: int | None = None  # the exchange's id that the topic has reached

@@ -222,7 +222,11 @@ class Feed:
         due_tick = due_house = due_sync = 0.0
         while not self._stopping:
             now = time.monotonic()
-            ready = selector.select(0 if self._settings.busy_poll else max(0.0, min(due_tick - now, TICK_S)))
+            if self._settings.busy_poll:
+                os.sched_yield()  # to ZeroMQ's thread above all, which sends what was published
+                ready = selector.select(0)
+            else:
+                ready = selector.select(max(0.0, min(due_tick - now, TICK_S)))
             now = time.monotonic()
             connections = [key.data for key, _ in ready if isinstance(key.data, Connection)]
             if len(connections) < len(ready):

@@ -272,6 +272,18 @@ def test_trade_ids_far_below_the_last_one_are_counted_anew_and_the_seam_is_told(
     assert told(run.trades(3, 1)) == [("open", "ids ran back"), ("closed", "ids ran back"), ("1",)]
 
 
+@pytest.mark.parametrize("symbol", ["100%d%b", "币安人生USDT", 'A"\\'])
+def test_the_event_of_a_frame_read_already_is_that_of_its_record_whatever_its_symbol(symbol: str) -> None:
+    frames = [trade_frame(symbol, 1), trade_frame(symbol, 2), quote_frame(symbol, 1), quote_frame(symbol, 2)]
+    subscriptions = {"symbols": [symbol], "channels": ["trade", "quote"]}
+    lines = [encode(1, 10, "start", payload=orjson.dumps({"subscriptions": subscriptions}))]
+    lines += [encode(seq, 20, "in", conn=1, payload=orjson.dumps(frame)) for seq, frame in enumerate(frames, 2)]
+    ahead, apart = Normaliser(ADAPTER), Normaliser(ADAPTER)
+    messages = ahead.all_messages(map(ahead.work, lines))
+    assert messages == apart.all_messages(map(decode, lines))
+    assert [orjson.loads(body(message))["symbol"] for message in messages] == [symbol] * 4
+
+
 def test_a_fault_costs_one_records_events_and_is_counted() -> None:
     run = Run()
     assert run.take("gap", payload=b"[1]") == [] and sum(run.normaliser.errors.values()) == 1
