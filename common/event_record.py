@@ -41,7 +41,7 @@ Told = tuple[int | None, dict[str, Any]]
 
 def read(channel: str | None, payload: bytes | None) -> Told | None:
     """What an `event` record says; None where it is malformed or of no channel that is known."""
-    checks = _CHECKS.get(channel or "")
+    checks = _CHECKS.get(channel) if type(channel) is str else None
     try:
         data = orjson.loads(payload or b"")
     except orjson.JSONDecodeError:

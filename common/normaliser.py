@@ -270,7 +270,7 @@ class Normaliser:
     def _on_event(self, record: Record) -> None:
         """What a file without frames told. A delta that no snapshot stands before gives nothing, as in all books."""
         told = event_record.read(record.channel, record.payload)
-        state = self._state(record.symbol) if told is not None and record.symbol is not None else None
+        state = self._state(record.symbol) if told is not None and type(record.symbol) is str else None
         topic = state.channels.get(record.channel or "") if state is not None else None
         if told is None or state is None or topic is None:
             return

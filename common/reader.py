@@ -6,6 +6,7 @@ It never writes, and hinders nobody: a file that is sealed or removed under its 
 
 import heapq
 import os
+import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ from .record import decode, seq_of, ts_recv_of
 from .storage import NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
 
 JOINED_LINES = 1000
+_FILED = re.compile(rb'\{"seq":\d+,"ts_recv":-?\d+,(?:"conn":\d+,)?"kind":"(?:in|event)","channel":"([a-z_]+)"')
+"""A frame, or an event, and the channel that it is filed under."""
 AHEAD = max(2, os.cpu_count() or 1)
 """Blocks that are decompressed at the same time."""
 
@@ -112,11 +115,10 @@ class Reader:
     def latest(self, symbol: str, after: int, channel: str | None) -> tuple[Normaliser, bytes | None]:
         """The same, with the channel's last message on the way there; None where replaying gave none of it."""
         normaliser, message = Normaliser(self._adapter, [symbol]), None
-        other = b'"kind":"in","channel":"'
-        mine = other + (channel or "").encode() + b'"'
+        mine = (channel or "").encode()
         own = topic(self._adapter.NAME, channel or "", symbol)
         for _, line in self.replayed(normaliser, [symbol], after, after):
-            if channel is not None and line.find(other, 0, 96) > 0 and line.find(mine, 0, 128) < 0:
+            if channel is not None and (filed := _FILED.match(line)) is not None and filed[1] != mine:
                 continue
             if (work := normaliser.work(line)) is not None:
                 message = next(filter(lambda each: each.startswith(own), reversed(normaliser.messages(work))), message)

@@ -77,8 +77,8 @@ def test_a_delta_when_no_snapshot_stands_before_it_then_gives_nothing() -> None:
     assert [event["seq"] for event in events_of([decode(line) for line in lines])] == [3, 4]
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
-@given(st.sampled_from([*FIELDS, "gap", "instrument", "heartbeat", "x", None]), st.data())
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.sampled_from([*FIELDS, *FIELDS, "gap", "instrument", "heartbeat", "x", None]), st.data())
 def test_whatever_such_a_record_holds_then_it_gives_nothing_or_an_event_that_a_table_takes(
     channel: str | None, data: st.DataObject
 ) -> None:
@@ -143,3 +143,10 @@ def test_coverage_when_events_were_told_then_says_that_nothing_proves_them_and_k
 ) -> None:
     found = Client(storage=archive.storage).coverage("binance", "BTCUSDT", ["trade"])
     assert [(each["events"], each["whole"]) for each in found] == [(200, "unverifiable"), (50, "proven")]
+
+
+@pytest.mark.parametrize("place", [{"channel": ["trade"]}, {"symbol": ["BTCUSDT"]}, {"symbol": None}, {"channel": 1}])
+def test_a_record_that_is_filed_under_no_text_then_gives_nothing(place: dict[str, Any]) -> None:
+    head = {"channel": "trade", "symbol": "BTCUSDT", **place}
+    line = encode(2, 1, "event", head=head, payload=orjson.dumps(TRADE))
+    assert events_of([decode(start(1, ["trade"])), decode(line)]) == []

@@ -21,7 +21,7 @@ from common.import_format import Item
 NAME = "ETHBTC-2023-02-27-08-1677485354492.bz2"
 MS = 1_677_485_354_492
 SNAPSHOT, UPDATE = 0, 1
-many = settings(max_examples=120, deadline=None, derandomize=True)
+many = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 class Block(NamedTuple):
