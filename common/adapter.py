@@ -4,13 +4,16 @@ It reads as a table of facts. What is usual stands in DEFAULTS; a file says what
 from one of its VARIANTS to the other.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from .book import BookRule
 from .events import Action, Parsed, Reply, Request, Snapshot, Update
+
+T = TypeVar("T")
 
 
 class Adapter(Protocol):
@@ -69,6 +72,17 @@ class Adapter(Protocol):
 
 FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """What a mistake in an exchange's file, or in the normaliser, raises: it costs that record's events, no more."""
+
+
+def understood(entries: Iterable[Any], read: Callable[[Any], T | None]) -> list[T]:
+    """What is read of each entry. One that is not as documented, or not wanted (None), is left out alone."""
+    found: list[T] = []
+    for entry in entries:
+        with suppress(*FAULTS):
+            value = read(entry)
+            if value is not None:
+                found.append(value)
+    return found
 
 
 def version(adapter: Adapter) -> str:

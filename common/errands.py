@@ -12,7 +12,7 @@ from typing import Any
 
 from .adapter import Adapter
 from .config import FeedConfig
-from .events import Action
+from .events import Action, Update
 from .naming import catalogue, is_own, resolve
 from .normaliser import Normaliser
 from .recorder import Recorder
@@ -27,6 +27,7 @@ INSTRUMENTS_INTERVAL_S = 3600.0
 RETRY_MAX_S = 60.0
 FORGET_S = 120.0  # a book that was asked for so long ago, and came, begins its back-off anew
 BODY_LOGGED_BYTES = 200
+UNREAD_NAMED = 5
 
 
 def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) -> tuple[str, ...]:
@@ -72,6 +73,7 @@ class Errands:
         self._failed_inquiries = 0
         self._renewals: dict[str, tuple[float, int]] = {}  # books asked for on the socket: when next, how often so far
         self._symbols: list[str] = []
+        self._unread: set[str] = set()  # instruments that were told not to be understood
         self._inquire_at = 0.0
         self._polls: dict[str, Heartbeats] = {}
         base = replaced(adapter.REST_URL, config.rest_url)
@@ -168,10 +170,21 @@ class Errands:
                 self._inquire([symbol], index * INQUIRY_INTERVAL_S)
             return
         known = self._adapter.trading_symbols(answer.body) if status == 200 else {}
+        self._tell_unread(answer, known)
         unknown = "not known" if status in (200, 400) else f"not told of (status {status})"
         for symbol in symbols:
             if known.get(symbol) != "TRADING":
                 log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, unknown))
+
+    def _tell_unread(self, answer: Answer, known: dict[str, str]) -> None:
+        """Say, once, which instruments trade that are not understood: nothing but their records tells of them."""
+        read = self._adapter.parse_rest(answer.request.path, answer.body) if known else None
+        trading = {symbol for symbol, status in known.items() if status == "TRADING"}
+        unread = trading - self._unread - {update.symbol for update in read or () if isinstance(update, Update)}
+        self._unread |= unread
+        if unread:
+            some = ", ".join(sorted(unread)[:UNREAD_NAMED]) + (", …" if len(unread) > UNREAD_NAMED else "")
+            log.warning("%s %s: instruments that are not understood: %d", self._exchange, some, len(unread))
 
 
 def _pause_s(attempts: int) -> float:

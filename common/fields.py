@@ -22,13 +22,19 @@ _scan_exactly: Any = make_scanner(cast(Any, _exactly))
 
 
 def loads_exact(payload: bytes) -> Any:
-    """JSON whose fractions are texts with the digits as sent (1.50, 9.2E-7); integers are exact at any length."""
+    """JSON whose fractions are texts with the digits as sent (1.50, 9.2E-7); integers are exact at any length.
+
+    Raises ValueError where it is none, or nested too deeply.
+    """
     text = payload.decode()
     try:
-        value, end = _scan_exactly(text, 0)
-    except StopIteration:
-        end = -1
-    return value if end == len(text) else _exactly.decode(text)
+        try:
+            value, end = _scan_exactly(text, 0)
+        except StopIteration:
+            end = -1
+        return value if end == len(text) else _exactly.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def text(value: object) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, text
@@ -107,7 +108,7 @@ def parse(message: Any) -> Update | None:
         data = message.get("data", message)
         kind = data.get("e")
         return quote(data) if kind is None else _READERS[kind](data)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except FAULTS:
         return None
 
 
@@ -216,10 +217,13 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
     try:
-        entries = [entry for entry in orjson.loads(body)["symbols"] if isinstance(entry, dict)]
-        return {entry["symbol"]: entry["status"] for entry in entries if "symbol" in entry and "status" in entry}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return dict(understood(orjson.loads(body)["symbols"], _trading))
+    except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return text(entry["symbol"]), text(entry["status"])
 
 
 def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
@@ -239,22 +243,19 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
             trades = [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
             return covering(trades, int(query["fromId"][0]))
         if parts.path.endswith("/exchangeInfo"):
-            return [found for entry in data["symbols"] if (found := _instrument(entry)) is not None]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
+            return understood(data["symbols"], _instrument)
+    except FAULTS:
         return None
     return None
 
 
 def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`; filters are found by their `filterType`, never by their place."""
-    try:
-        filters = {each["filterType"]: each for each in entry["filters"]}
-        base, counter = text(entry["baseAsset"]), text(entry["quoteAsset"])
-        tick, lot = text(filters["PRICE_FILTER"]["tickSize"]), text(filters["LOT_SIZE"]["stepSize"])
-        status = text(entry["status"]).lower()
-        return spot(text(entry["symbol"]), base, counter, status=status, tick_size=tick, lot_size=lot)
-    except (KeyError, TypeError, AttributeError):
-        return None
+    filters = {each["filterType"]: each for each in entry["filters"]}
+    base, counter = text(entry["baseAsset"]), text(entry["quoteAsset"])
+    tick, lot = text(filters["PRICE_FILTER"]["tickSize"]), text(filters["LOT_SIZE"]["stepSize"])
+    status = text(entry["status"]).lower()
+    return spot(text(entry["symbol"]), base, counter, status=status, tick_size=tick, lot_size=lot)
 
 
 def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:

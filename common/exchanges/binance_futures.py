@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
 from ..fields import day, digits, levels, text
@@ -101,7 +102,7 @@ def _parse(market: int, readers: dict[str, Any], message: Any) -> Parsed | None:
                 parsed = readers[entry["e"]](entry)
                 found += [parsed] if type(parsed) is Update else parsed
         return found or None
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except FAULTS:
         return None
 
 
@@ -200,9 +201,13 @@ def _instruments_request(root: str, symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
     try:
-        return {entry["symbol"]: _status(entry) for entry in orjson.loads(body)["symbols"]}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return dict(understood(orjson.loads(body)["symbols"], _trading))
+    except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return text(entry["symbol"]), _status(entry)
 
 
 def _status(entry: dict[str, Any]) -> str:
@@ -227,39 +232,36 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
             fields = {"open_interest": digits(data["openInterest"])}
             return [Update("open_interest", text(data["symbol"]), time, time, time, fields)]
         if parts.path.endswith("/exchangeInfo"):
-            return [found for entry in data["symbols"] if (found := _instrument(entry)) is not None]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+            return understood(data["symbols"], _instrument)
+    except FAULTS:
         return None
     return None
 
 
 def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`. `pricePrecision` is no tick size: the filters have it."""
-    try:
-        kind, base, counter = text(entry["contractType"]), text(entry["baseAsset"]), text(entry["quoteAsset"])
-        filters = {each["filterType"]: each for each in entry["filters"]}
-        name, sort, expiry = f"{base}-{counter}-PERP", "perpetual", None
-        if "QUARTER" in kind or "MONTH" in kind:
-            expiry = ns(entry["deliveryDate"])
-            name = f"{base}-{counter}-{day(expiry)}"
-            sort = "future"
-        elif "PERPETUAL" not in kind:
-            return None
-        fields = instrument(
-            name,
-            base,
-            counter,
-            type=sort,
-            status=_status(entry).lower(),
-            settle=text(entry["marginAsset"]),
-            expiry=expiry,
-            contract_size=digits(entry["contractSize"]) if "contractSize" in entry else None,
-            tick_size=text(filters["PRICE_FILTER"]["tickSize"]),
-            lot_size=text(filters["LOT_SIZE"]["stepSize"]),
-        )
-        return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    kind, base, counter = text(entry["contractType"]), text(entry["baseAsset"]), text(entry["quoteAsset"])
+    filters = {each["filterType"]: each for each in entry["filters"]}
+    name, sort, expiry = f"{base}-{counter}-PERP", "perpetual", None
+    if "QUARTER" in kind or "MONTH" in kind:
+        expiry = ns(entry["deliveryDate"])
+        name = f"{base}-{counter}-{day(expiry)}"
+        sort = "future"
+    elif "PERPETUAL" not in kind:
         return None
+    fields = instrument(
+        name,
+        base,
+        counter,
+        type=sort,
+        status=_status(entry).lower(),
+        settle=text(entry["marginAsset"]),
+        expiry=expiry,
+        contract_size=digits(entry["contractSize"]) if "contractSize" in entry else None,
+        tick_size=text(filters["PRICE_FILTER"]["tickSize"]),
+        lot_size=text(filters["LOT_SIZE"]["stepSize"]),
+    )
+    return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

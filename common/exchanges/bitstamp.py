@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, instrument
 from ..fields import levels, ns_of_us, step, text, whole
@@ -86,7 +87,7 @@ def parse(message: Any) -> Update | None:
             return _book(channel[len(_BOOK) :], data)
         if event == "trade" and channel.startswith(_TRADES):
             return _trade(channel[len(_TRADES) :], data)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except FAULTS:
         pass
     return None
 
@@ -122,10 +123,13 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of a `markets` answer with its status; empty where it cannot be read."""
     try:
-        entries = orjson.loads(body)
-        return {_symbol(each): "TRADING" if each["trading"] == "Enabled" else text(each["trading"]) for each in entries}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return dict(understood(orjson.loads(body), _trading))
+    except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return _symbol(entry), "TRADING" if entry["trading"] == "Enabled" else text(entry["trading"])
 
 
 def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
@@ -136,8 +140,8 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
             stamp = data["microtimestamp"]
             return Snapshot(where[3], whole(stamp), ns_of_us(stamp), levels(data["bids"]), levels(data["asks"]))
         if where == ["api", "v2", "markets"] or where == ["api", "v2", "trading-pairs-info"]:
-            return [found for entry in data if (found := _instrument(entry)) is not None]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            return understood(data, _instrument)
+    except FAULTS:
         pass
     return None
 
@@ -148,19 +152,16 @@ def _symbol(entry: dict[str, Any]) -> str:
 
 
 def _instrument(entry: Any) -> Update | None:
-    try:
-        symbol = _symbol(entry)
-        base, quote = text(entry["name"]).removesuffix("-PERP").split("/")
-        is_perpetual = symbol.endswith("-perp")
-        fields = instrument(
-            f"{base}-{quote}" + ("-PERP" if is_perpetual else ""),
-            base,
-            quote,
-            type="perpetual" if is_perpetual else "spot",
-            status=text(entry["trading"]).lower(),
-            tick_size=step(entry["counter_decimals"]),
-            lot_size=step(entry["base_decimals"]),
-        )
-        return Update("instrument", symbol, 0, 0, None, fields)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    symbol = _symbol(entry)
+    base, quote = text(entry["name"]).removesuffix("-PERP").split("/")
+    is_perpetual = symbol.endswith("-perp")
+    fields = instrument(
+        f"{base}-{quote}" + ("-PERP" if is_perpetual else ""),
+        base,
+        quote,
+        type="perpetual" if is_perpetual else "spot",
+        status=text(entry["trading"]).lower(),
+        tick_size=step(entry["counter_decimals"]),
+        lot_size=step(entry["base_decimals"]),
+    )
+    return Update("instrument", symbol, 0, 0, None, fields)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Update, instrument
 from ..fields import day, levels, ns_of_ms, side, text
@@ -280,13 +280,13 @@ def _instruments_request(category: str, symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `instruments-info` answer with its status; empty where it cannot be read."""
     try:
-        entries = orjson.loads(body)["result"]["list"]
-        return {
-            text(entry["symbol"]): "TRADING" if entry["status"] == "Trading" else text(entry["status"])
-            for entry in entries
-        }
+        return dict(understood(orjson.loads(body)["result"]["list"], _trading))
     except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return text(entry["symbol"]), "TRADING" if entry["status"] == "Trading" else text(entry["status"])
 
 
 def parse_rest(url: str, body: bytes) -> list[Update] | None:
@@ -297,33 +297,30 @@ def parse_rest(url: str, body: bytes) -> list[Update] | None:
             return None
         is_spot = parse_qs(parts.query)["category"] == ["spot"]
         entries = orjson.loads(body)["result"]["list"]
-        return [found for entry in entries if (found := _instrument(entry, is_spot)) is not None]
+        return understood(entries, partial(_instrument, is_spot))
     except FAULTS:
         return None
 
 
-def _instrument(entry: Any, is_spot: bool) -> Update | None:
-    try:
-        base, quote, lots = text(entry["baseCoin"]), text(entry["quoteCoin"]), entry["lotSizeFilter"]
-        name, sort, expiry = f"{base}-{quote}", "spot", None
-        if not is_spot:
-            sort = "future" if text(entry["contractType"]).endswith("Futures") else "perpetual"
-            expiry = ns_of_ms(entry["deliveryTime"]) if sort == "future" else None
-            name += f"-{day(expiry)}" if expiry is not None else "-PERP"
-        fields = instrument(
-            name,
-            base,
-            quote,
-            type=sort,
-            status=text(entry["status"]).lower(),
-            settle=None if is_spot else text(entry["settleCoin"]),
-            expiry=expiry,
-            tick_size=text(entry["priceFilter"]["tickSize"]),
-            lot_size=text(lots["basePrecision"] if is_spot else lots["qtyStep"]),
-        )
-        return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
-    except FAULTS:
-        return None
+def _instrument(is_spot: bool, entry: Any) -> Update | None:
+    base, quote, lots = text(entry["baseCoin"]), text(entry["quoteCoin"]), entry["lotSizeFilter"]
+    name, sort, expiry = f"{base}-{quote}", "spot", None
+    if not is_spot:
+        sort = "future" if text(entry["contractType"]).endswith("Futures") else "perpetual"
+        expiry = ns_of_ms(entry["deliveryTime"]) if sort == "future" else None
+        name += f"-{day(expiry)}" if expiry is not None else "-PERP"
+    fields = instrument(
+        name,
+        base,
+        quote,
+        type=sort,
+        status=text(entry["status"]).lower(),
+        settle=None if is_spot else text(entry["settleCoin"]),
+        expiry=expiry,
+        tick_size=text(entry["priceFilter"]["tickSize"]),
+        lot_size=text(lots["basePrecision"] if is_spot else lots["qtyStep"]),
+    )
+    return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
 
 
 def _variant(category: str, channels: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, maybe, ns_of_iso, text
@@ -101,7 +102,7 @@ def reply(message: Any) -> Reply | None:
             return Reply(None, None, tuple(_subscribed(message["channels"]))) if message["channels"] else _HEARD
         if kind == "error":
             return _refusal(text(message["message"]), message.get("reason"))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except FAULTS:
         return None
     return None
 
@@ -128,7 +129,7 @@ def parse(message: Any) -> Update | list[Update] | None:
     """What a frame says; a ticker is a quote too. None where there is nothing to be understood."""
     try:
         return _READERS[message["type"]](message)  # type: ignore[no-any-return]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except FAULTS:
         return None
 
 
@@ -200,7 +201,7 @@ def _ticker(data: dict[str, Any]) -> list[Update]:
 
 
 def _status(data: dict[str, Any]) -> list[Update] | None:
-    return [found for entry in data["products"] if (found := _instrument(entry)) is not None] or None
+    return understood(data["products"], _instrument) or None
 
 
 _READERS: dict[str, Any] = {
@@ -231,15 +232,15 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product of a `products` answer with its status, TRADING where it trades; empty where it cannot be read."""
     try:
-        return {entry["id"]: _trading(entry) for entry in orjson.loads(body)}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return dict(understood(orjson.loads(body), _trading))
+    except FAULTS:
         return {}
 
 
-def _trading(entry: dict[str, Any]) -> str:
+def _trading(entry: Any) -> tuple[str, str]:
     if entry.get("trading_disabled") is True:
-        return "disabled"
-    return "TRADING" if entry["status"] == "online" else str(entry["status"])
+        return text(entry["id"]), "disabled"
+    return text(entry["id"]), "TRADING" if entry["status"] == "online" else text(entry["status"])
 
 
 def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
@@ -248,22 +249,19 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         parts = urlsplit(url)
         data = orjson.loads(body)
         if parts.path == "/products":
-            return [found for entry in data if (found := _instrument(entry)) is not None]
+            return understood(data, _instrument)
         if parts.path.endswith("/trades"):
             symbol = unquote(parts.path.split("/")[-2])
             from_id = int(parse_qs(parts.query)["after"][0]) - TRADES_MAX
             trades = sorted((_match({**trade, "product_id": symbol}) for trade in data), key=lambda trade: trade.last)
             return covering([trade for trade in trades if trade.last >= from_id], from_id)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except FAULTS:
         return None
     return None
 
 
 def _instrument(entry: Any) -> Update | None:
     """One product, of `status` on the socket as of REST."""
-    try:
-        base, counter = text(entry["base_currency"]), text(entry["quote_currency"])
-        status, tick, lot = (text(entry[key]) for key in ("status", "quote_increment", "base_increment"))
-        return spot(text(entry["id"]), base, counter, status=status.lower(), tick_size=tick, lot_size=lot)
-    except (KeyError, TypeError, AttributeError):
-        return None
+    base, counter = text(entry["base_currency"]), text(entry["quote_currency"])
+    status, tick, lot = (text(entry[key]) for key in ("status", "quote_increment", "base_increment"))
+    return spot(text(entry["id"]), base, counter, status=status.lower(), tick_size=tick, lot_size=lot)

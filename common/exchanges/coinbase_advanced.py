@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, spot
 from ..fields import maybe, ns_of_iso, text, whole
@@ -90,7 +91,7 @@ def reply(message: Any) -> Reply | None:
             for product in products
         ]
         return Reply(None, None, tuple(names)) if names else _HEARD
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except FAULTS:
         return None
 
 
@@ -104,7 +105,7 @@ def parse(message: Any) -> Update | list[Update] | None:
     """What a frame says: mostly one thing, and more where it has several events or products."""
     try:
         found = _READERS[message["channel"]](message)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except FAULTS:
         return None
     return found[0] if len(found) == 1 else found or None
 
@@ -231,36 +232,34 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product with its status, TRADING where it trades; empty where it cannot be read."""
     try:
-        return {entry["product_id"]: _trading(entry) for entry in orjson.loads(body)["products"]}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return dict(understood(orjson.loads(body)["products"], _trading))
+    except FAULTS:
         return {}
 
 
-def _trading(entry: dict[str, Any]) -> str:
+def _trading(entry: Any) -> tuple[str, str]:
+    symbol = text(entry["product_id"])
     if entry.get("alias"):
-        return f"served as {entry['alias']}"
+        return symbol, f"served as {entry['alias']}"
     if entry.get("trading_disabled") is True:
-        return "disabled"
-    return "TRADING" if entry["status"] == "online" else str(entry["status"])
+        return symbol, "disabled"
+    return symbol, "TRADING" if entry["status"] == "online" else text(entry["status"])
 
 
 def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
     """The instruments of a products answer (status 200)."""
     try:
         if url.partition("?")[0] == PRODUCTS:
-            return [found for entry in orjson.loads(body)["products"] if (found := _instrument(entry)) is not None]
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            return understood(orjson.loads(body)["products"], _instrument)
+    except FAULTS:
         return None
     return None
 
 
 def _instrument(entry: Any) -> Update | None:
     """One product. Others' aliases (BTC-USDC for BTC-USD) are left out: nothing comes under their names."""
-    try:
-        if entry["alias"] or entry["product_type"] != "SPOT":
-            return None
-        base, quote = text(entry["base_currency_id"]), text(entry["quote_currency_id"])
-        status, tick, lot = (text(entry[key]) for key in ("status", "price_increment", "base_increment"))
-        return spot(text(entry["product_id"]), base, quote, status=status.lower(), tick_size=tick, lot_size=lot)
-    except (KeyError, TypeError, AttributeError):
+    if entry["alias"] or entry["product_type"] != "SPOT":
         return None
+    base, quote = text(entry["base_currency_id"]), text(entry["quote_currency_id"])
+    status, tick, lot = (text(entry[key]) for key in ("status", "price_increment", "base_increment"))
+    return spot(text(entry["product_id"]), base, quote, status=status.lower(), tick_size=tick, lot_size=lot)

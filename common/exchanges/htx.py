@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS
+from ..adapter import FAULTS, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Reply, Request, Snapshot, Update, spot
 from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
@@ -301,9 +301,13 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     try:
-        return {entry["symbol"]: _status(entry["state"]).upper() for entry in orjson.loads(body)["data"]}
+        return dict(understood(orjson.loads(body)["data"], _trading))
     except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return text(entry["symbol"]), _status(entry["state"]).upper()
 
 
 def _status(state: object) -> str:
@@ -315,7 +319,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
     try:
         answer = loads_exact(body)
         if answer["status"] == "ok" and urlsplit(url).path in ("/v1/settings/common/market-symbols", _LONG_NAMES_AT):
-            return [found for entry in answer["data"] if (found := _instrument(entry)) is not None]
+            return understood(answer["data"], _instrument)
     except FAULTS:
         pass
     return None
@@ -326,11 +330,8 @@ _LONG_NAMES_AT = "/v1/common/symbols"  # the older request, as recorded: the sam
 
 def _instrument(entry: Any) -> Update | None:
     """Steps of price and amount are told as numbers of decimals."""
-    try:
-        base = text(entry["bc"] if "bc" in entry else entry["base-currency"]).upper()
-        quote = text(entry["qc"] if "qc" in entry else entry["quote-currency"]).upper()
-        tick = step(entry["pp"] if "pp" in entry else entry["price-precision"])
-        lot = step(entry["ap"] if "ap" in entry else entry["amount-precision"])
-        return spot(text(entry["symbol"]), base, quote, status=_status(entry["state"]), tick_size=tick, lot_size=lot)
-    except FAULTS:
-        return None
+    base = text(entry["bc"] if "bc" in entry else entry["base-currency"]).upper()
+    quote = text(entry["qc"] if "qc" in entry else entry["quote-currency"]).upper()
+    tick = step(entry["pp"] if "pp" in entry else entry["price-precision"])
+    lot = step(entry["ap"] if "ap" in entry else entry["amount-precision"])
+    return spot(text(entry["symbol"]), base, quote, status=_status(entry["state"]), tick_size=tick, lot_size=lot)

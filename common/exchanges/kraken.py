@@ -5,7 +5,6 @@ Source of every rule here: docs.kraken.com/api, Spot WebSocket v2 and Spot REST,
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -13,6 +12,7 @@ from zlib import crc32
 
 import orjson
 
+from ..adapter import FAULTS, understood
 from ..book import BookRule, RankedBook
 from ..events import Action, Reply, Request, Update, spot
 from ..fields import digits, loads_exact, ns_of_iso, side, step, text
@@ -179,7 +179,7 @@ def parse(message: Any) -> Update | list[Update] | None:
         if read is _trade:
             updates.sort(key=_by_id)
         return updates or None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except FAULTS:
         return None
 
 
@@ -289,14 +289,14 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read."""
     try:
-        entries = list(loads_exact(body)["result"].values())
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return dict(understood(loads_exact(body)["result"].values(), _trading))
+    except FAULTS:
         return {}
-    found: dict[str, str] = {}
-    for entry in entries:
-        with suppress(KeyError, TypeError, AttributeError):  # some have no name of the WebSocket: they trade over REST
-            found[_name(entry)] = "TRADING" if entry["status"] == "online" else text(entry["status"])
-    return found
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    """Some pairs have no name of the WebSocket: they trade over REST alone, and are left out."""
+    return _name(entry), "TRADING" if entry["status"] == "online" else text(entry["status"])
 
 
 def parse_rest(url: str, body: bytes) -> list[Update] | None:
@@ -307,8 +307,8 @@ def parse_rest(url: str, body: bytes) -> list[Update] | None:
             (rows,) = (value for key, value in result.items() if key != "last")
             return sorted(map(_rest_trade, rows), key=_by_id)
         if where.endswith("/AssetPairs"):
-            return [found for entry in result.values() if (found := _instrument(entry)) is not None]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            return understood(result.values(), _instrument)
+    except FAULTS:
         pass
     return None
 
@@ -333,10 +333,7 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 def _instrument(entry: Any) -> Update | None:
-    try:
-        name = _name(entry)
-        base, quote = name.split("/")
-        tick, lot = _number(entry["tick_size"]), step(entry["lot_decimals"])
-        return spot(name, base, quote, status=text(entry["status"]), tick_size=tick, lot_size=lot)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    name = _name(entry)
+    base, quote = name.split("/")
+    tick, lot = _number(entry["tick_size"]), step(entry["lot_decimals"])
+    return spot(name, base, quote, status=text(entry["status"]), tick_size=tick, lot_size=lot)

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import orjson
 
-from ..adapter import FAULTS
+from ..adapter import FAULTS, understood
 from ..book import Book, BookRule
 from ..events import Action, Parsed, Reply, Request, Snapshot, Update
 from ..fields import NS_PER_MS, digits, maybe, ns_of_ms, text
@@ -145,7 +145,7 @@ def reply(message: object) -> Reply | None:
             said = text(message["msg"])
             named = tuple(f"{channel}:{of.removesuffix('.')}" for channel, of in _REFUSED.findall(said))
             return Reply(_request_id(message.get("id")), f"{message['code']} {said}", named)
-    except (KeyError, TypeError):
+    except FAULTS:
         pass
     return None
 
@@ -331,7 +331,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
             trades = [_trade(None, None, {**entry, "instId": symbol}) for entry in answer["data"]]
             return _covering(sorted(trades, key=lambda trade: trade.last))
         if parts.path.endswith("/instruments"):
-            return [found for entry in answer["data"] if (found := instrument_of(entry)) is not None]
+            return understood(answer["data"], instrument_of)
     except FAULTS:
         pass
     return None

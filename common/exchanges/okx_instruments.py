@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from ..adapter import FAULTS
+from ..adapter import FAULTS, understood
 from ..events import Request, Update, instrument
 from ..fields import digits, maybe, ns_of_ms, text
 
@@ -59,9 +59,13 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     try:
-        return {entry["instId"]: _status(entry["state"]).upper() for entry in orjson.loads(body)["data"]}
+        return dict(understood(orjson.loads(body)["data"], _trading))
     except FAULTS:
         return {}
+
+
+def _trading(entry: Any) -> tuple[str, str]:
+    return text(entry["instId"]), _status(entry["state"]).upper()
 
 
 def _status(state: object) -> str:
@@ -70,32 +74,29 @@ def _status(state: object) -> str:
 
 def instrument_of(entry: Any) -> Update | None:
     """One instrument; contracts are worth `ctVal` times `ctMult` of `ctValCcy`."""
-    try:
-        symbol, sort = text(entry["instId"]), entry["instType"]
-        name, kind = _unified(symbol, sort)
-        base, quote = entry["baseCcy"], entry["quoteCcy"]
-        if sort != SPOT:
-            base, quote = text(entry.get("uly") or entry["instFamily"]).split("-")
-        size = maybe(entry.get("ctVal"))
-        if size is not None and entry.get("ctMult") not in (None, "", "1"):
-            size = str(Decimal(size) * Decimal(digits(entry["ctMult"])))
-        fields = instrument(
-            name,
-            text(base),
-            text(quote),
-            type=kind,
-            status=_status(entry["state"]),
-            settle=maybe(entry.get("settleCcy")),
-            expiry=ns_of_ms(entry["expTime"]) if entry.get("expTime") else None,
-            strike=maybe(entry.get("stk")) if sort == OPTION else None,
-            option_type={"C": "call", "P": "put"}[entry["optType"]] if sort == OPTION else None,
-            contract_size=size,
-            tick_size=maybe(entry["tickSz"]),
-            lot_size=maybe(entry["lotSz"]),
-        )
-        return Update("instrument", symbol, 0, 0, None, fields)
-    except FAULTS:
-        return None
+    symbol, sort = text(entry["instId"]), entry["instType"]
+    name, kind = _unified(symbol, sort)
+    base, quote = entry["baseCcy"], entry["quoteCcy"]
+    if sort != SPOT:
+        base, quote = text(entry.get("uly") or entry["instFamily"]).split("-")
+    size = maybe(entry.get("ctVal"))
+    if size is not None and entry.get("ctMult") not in (None, "", "1"):
+        size = str(Decimal(size) * Decimal(digits(entry["ctMult"])))
+    fields = instrument(
+        name,
+        text(base),
+        text(quote),
+        type=kind,
+        status=_status(entry["state"]),
+        settle=maybe(entry.get("settleCcy")),
+        expiry=ns_of_ms(entry["expTime"]) if entry.get("expTime") else None,
+        strike=maybe(entry.get("stk")) if sort == OPTION else None,
+        option_type={"C": "call", "P": "put"}[entry["optType"]] if sort == OPTION else None,
+        contract_size=size,
+        tick_size=maybe(entry["tickSz"]),
+        lot_size=maybe(entry["lotSz"]),
+    )
+    return Update("instrument", symbol, 0, 0, None, fields)
 
 
 def _unified(symbol: str, sort: object) -> tuple[str, str]:
