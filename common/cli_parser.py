@@ -8,7 +8,16 @@ from .events import CHANNELS
 
 SERVER = "127.0.0.1:9000"
 FORMATS = ("json", "csv", "parquet", "arrow", "raw")
-EXPORTS = ("parquet", "csv", "jsonl", "tardis-csv")
+EXPORTS = (
+    "parquet",
+    "csv",
+    "jsonl",
+    "tardis-csv",
+    "freqtrade",
+    "freqtrade-parquet",
+    "freqtrade-json",
+    "freqtrade-jsongz",
+)
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command, by its name, its sentence and its examples."""

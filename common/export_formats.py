@@ -1,6 +1,7 @@
 """The formats of exports, by name. A format's file says what it writes; `exports.py` does the rest."""
 
-from . import export_plain, export_tardis
+from . import export_freqtrade, export_plain, export_tardis
 from .exports import Format
 
-FORMATS: dict[str, Format] = {format.name: format for format in (*export_plain.FORMATS, *export_tardis.FORMATS)}
+_FILES = (export_plain, export_tardis, export_freqtrade)
+FORMATS: dict[str, Format] = {format.name: format for file in _FILES for format in file.FORMATS}

@@ -42,6 +42,7 @@ class Job(NamedTuple):
     kind: str
     start: int
     end: int
+    name: str = ""  # what the format calls the symbol, where it asks the archive for that
 
     @property
     def date(self) -> str:
@@ -68,6 +69,8 @@ class Format:
     daily: bool = True
     default: tuple[str, ...] = ()
     """The kinds that are made where none is named; all where there is none here."""
+    named: Callable[[Client, str, str], str] = lambda _client, _exchange, _symbol: ""
+    """The `name` of jobs of an exchange's symbol. Raises ArchivistError where it has none: then nothing is made."""
 
 
 class Done(NamedTuple):
@@ -109,7 +112,8 @@ def planned(
     chosen = [kind for kind in wanted if offered.intersection(format.kinds[kind])]
     if not chosen:
         raise BadRequestError(f"{exchange} offers nothing of {', '.join(wanted)}: `trade-archivist exchanges` lists it")
-    return [Job(exchange, symbol, kind, begin, stop) for symbol in _own(client, exchange, symbols) for kind in chosen]
+    named = {symbol: format.named(client, exchange, symbol) for symbol in _own(client, exchange, symbols)}
+    return [Job(exchange, symbol, kind, begin, stop, name) for symbol, name in named.items() for kind in chosen]
 
 
 def _own(client: Client, exchange: str, wanted: Sequence[str]) -> list[str]:
@@ -129,14 +133,21 @@ def _own(client: Client, exchange: str, wanted: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def events(client: Client, job: Job, channels: Sequence[str], *, snapshot: bool = True) -> Iterator[Event]:
+def events(
+    client: Client, job: Job, channels: Sequence[str], *, snapshot: bool = True, by: str = "ts_recv"
+) -> Iterator[Event]:
     """The events of a job, in order, gaps among them; a `book` begins with the book before it, as `derived`."""
-    found = client.slice(job.exchange, job.symbol, channels, job.start, job.end, snapshot=snapshot)
+    found = client.slice(job.exchange, job.symbol, channels, job.start, job.end, by=by, snapshot=snapshot)
     length = min(job.end, time.time_ns()) - job.start
     with Progress(f"{job.exchange} {job.symbol} {job.kind} {job.date}") as shown:
         for event in found.events():
             shown.update(event["ts_recv"] - job.start, length)
             yield event
+
+
+def is_over(client: Client, job: Job) -> bool:
+    """Whether all of a job is archived by now: what is read from here on is all that there will be."""
+    return client.slice(job.exchange, job.symbol, GAP, job.end - 1, job.end).is_past()
 
 
 def _days(client: Client, format: Format, job: Job) -> Iterator[Job]:
@@ -173,7 +184,7 @@ def export(client: Client, format: Format, jobs: Sequence[Job], directory: Path)
 
 def _made(client: Client, format: Format, job: Job, path: Path, exports: Path, facts: dict[str, Any]) -> Done:
     """Make one file, durably, and then its line."""
-    past = client.slice(job.exchange, job.symbol, GAP, job.end - 1, job.end).is_past()  # before it is read
+    past = is_over(client, job)  # before it is read
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -30,14 +30,23 @@ Told = tuple[int, str, dict[str, Any]]
 """When it was received (ns), the channel, and the fields, `ts_event` among them."""
 
 
-def archived(storage: Path, found: Iterable[Told], exchange: str = "binance-usdm", symbol: str = "BTCUSDT") -> Client:
-    """A client of an archive that holds just those events."""
+def archived(
+    storage: Path,
+    found: Iterable[Told],
+    exchange: str = "binance-usdm",
+    symbol: str = "BTCUSDT",
+    instruments: tuple[str, bytes] | None = None,
+) -> Client:
+    """A client of an archive that holds just those events; `instruments`: the URL and the answer that tell of them."""
     archive = Archive(storage, exchange=exchange)
     archive.writer.hole(1000, 0)
-    subscriptions = {"symbols": [symbol], "channels": list(FIELDS)}
+    subscriptions = {"symbols": [symbol], "channels": [*FIELDS, "instrument"]}
     payload = orjson.dumps({"exchange": exchange, "subscriptions": subscriptions})
     lines = [encode(1000, DAY, "start", head={"last": 0}, payload=payload)]
-    for seq, (ts, channel, fields) in enumerate(found, 1001):
+    if instruments is not None:
+        head = {"url": instruments[0], "status": 200}
+        lines.append(encode(1001, DAY, "rest", channel="instrument", head=head, payload=instruments[1]))
+    for seq, (ts, channel, fields) in enumerate(found, 1000 + len(lines)):
         told = orjson.dumps({"ts_event": None, **fields})
         lines.append(encode(seq, ts, "event", channel=channel, symbol=symbol, payload=told))
     archive.take(lines)
