@@ -61,9 +61,12 @@ _EXPORT = f"""\
 examples:
   trade-archivist export parquet binance BTCUSDT ETHUSDT --kinds trade,book --start 2026-01-31 -o ./export
   trade-archivist export csv binance BTC-USDT --kinds trade --storage ./storage-dir -o ./export
+  trade-archivist export tardis-csv binance-usdm 'BTC-USDT-PERP' --storage ./storage-dir -o ./export
+  trade-archivist export freqtrade binance '*-USDT' --kinds trades,1m,5m --storage ./storage-dir -o ./user_data/data
 
-One file for each symbol, kind and UTC day (of the time of receipt), whole or not at all; a line in exports.jsonl tells
-what it holds, and its SHA-256. Run it again: what is there is kept, what is new or was not over is made.
+One file for each symbol, kind and UTC day (of the time of receipt; of freqtrade's, one for all days), whole or not at
+all; a line in exports.jsonl tells what it holds, and its SHA-256. Run it again: what is there is kept, what is new or
+was not over is made.
 Each format's kinds: README, "Import and export".
 """
 
