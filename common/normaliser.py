@@ -275,8 +275,11 @@ class Normaliser:
         if told is None or state is None or topic is None:
             return
         ts_event, fields = told
-        if topic.channel != "book" or state.sync.told(fields, record.ts_recv if ts_event is None else ts_event):
-            self._out.emit(state, topic, ts_event, fields)
+        if topic.channel == "book" and not state.sync.told(fields, record.ts_recv if ts_event is None else ts_event):
+            return
+        if topic.gap is not None:
+            self._out.close_gap(state, topic)
+        self._out.emit(state, topic, ts_event, fields)
 
     def _learn(self, updates: list[Update]) -> None:
         """What is asked for from time to time, as open interest, or instruments: of these only what has changed."""

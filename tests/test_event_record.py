@@ -77,6 +77,20 @@ def test_a_delta_when_no_snapshot_stands_before_it_then_gives_nothing() -> None:
     assert [event["seq"] for event in events_of([decode(line) for line in lines])] == [3, 4]
 
 
+def test_a_gap_of_the_run_before_when_events_are_told_again_then_ends_with_the_first_that_counts() -> None:
+    owed = {"ts": 5, "topics": {"BTCUSDT": {"trade": None, "book": None}}}
+    payload = orjson.dumps({"subscriptions": {"symbols": ["BTCUSDT"], "channels": ["trade", "book"]}, "owed": owed})
+    lines = [encode(1, FIRST_TS, "start", head={"last": 0}, payload=payload), told(2, TRADE)]
+    lines += [told(seq, {**BOOK, "type": kind}, channel="book") for seq, kind in ((3, "delta"), (4, "snapshot"))]
+    found = events_of([decode(line) for line in lines])
+    in_short = [(each["seq"], each["channel"], each.get("state"), *each.get("channels", ())) for each in found]
+    assert in_short == [
+        (1, "gap", "open", "trade"), (1, "gap", "open", "book"),
+        (2, "gap", "closed", "trade"), (2, "trade", None),
+        (4, "book", None), (4, "gap", "closed", "book"),
+    ]  # fmt: skip
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.sampled_from([*FIELDS, *FIELDS, "gap", "instrument", "heartbeat", "x", None]), st.data())
 def test_whatever_such_a_record_holds_then_it_gives_nothing_or_an_event_that_a_table_takes(

@@ -135,6 +135,26 @@ def test_a_file_of_events_when_imported_twice_then_nothing_is_added(tmp_path: Pa
     assert tree(storage) == before
 
 
+def test_a_day_that_is_imported_after_another_then_goes_on_behind_a_gap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, middle = tmp_path / "storage", COUNT // 2
+    for place, (first, end) in enumerate(((0, middle), (middle + 1, COUNT))):
+        rows = [f"{moment(index) // 1000},{moment(index) // 1000},{index},buy,1,1" for index in range(first, end)]
+        imported(storage, "tardis", tardis(tmp_path, "trades", rows, f"trades_{place}.csv.gz"))
+    with Client(storage=storage) as client:
+        trades = [event["id"] for event in client.slice("binance-usdm", "BTCUSDT", "trade").events() if "id" in event]
+        intervals = client.coverage("binance-usdm", "BTCUSDT", ["trade"])
+        gaps = client.gaps("binance-usdm", "BTCUSDT", ["trade"])
+    assert trades == [str(index) for index in range(COUNT) if index != middle]
+    assert [each["events"] for each in intervals] == [middle, COUNT - middle - 1]
+    assert [(gap["state"], gap["ts_from"]) for gap in gaps] == [
+        (state, moment(middle - 1)) for state in ("open", "closed")
+    ]
+    assert cli.main(["verify", str(storage)]) == 0
+    capsys.readouterr()
+
+
 def test_a_bad_row_in_the_last_of_some_files_then_nothing_is_imported(tmp_path: Path) -> None:
     bad = tardis(tmp_path, "quotes", [f"{moment(0) // 1000},{moment(0) // 1000},1,2,3"])
     storage = tmp_path / "storage"
