@@ -33,8 +33,8 @@ from .sealing import seal
 from .storage import decode_symbol, open_files
 
 BUFFER_BYTES = 8 * 1024**2
-RUN_FRAMES = 1000
-"""Frames that are recorded at a time."""
+RUN_FRAMES, WAITED_FRAMES = 1000, 20
+"""Frames that are recorded at a time; and while a book waits for the first of its deltas."""
 CHECKPOINT_S = 300
 TICK_NS = 1_000_000_000
 
@@ -104,8 +104,9 @@ class Staging:
         self._conns: dict[tuple[int, str], tuple[int, str | None]] = {}  # number and URL, by the file's place and name
         self._frames: list[tuple[int, list[bytes]]] = []  # not recorded yet, all of one connection and sort
         self._events: list[tuple[int, str, str, bytes]] = []  # the same, where the files hold events
-        self._event_bytes = 0
+        self._held_bytes = 0
         self._of = (0, b"")
+        self._waiting: dict[str, Item] = {}  # books that came before the first delta, by symbol
         self._begin()
 
     def _begin(self) -> None:
@@ -149,9 +150,28 @@ class Staging:
         elif item.kind == OUT:
             self._recorder.record(item.ts, "out", conn=self._conn(place, item.conn), payload=item.payload)
         else:
-            channel, symbol = rest_place(self._adapter, item)
-            head = {"url": item.url, "status": 200}
-            self._recorder.record(item.ts, "rest", channel=channel, symbol=symbol, head=head, payload=item.payload)
+            self._take_answer(item)
+
+    def _take_answer(self, item: Item) -> None:
+        """A book that came before any delta has nothing to prove it yet: it is recorded behind the first one.
+
+        So it is where a recorder asks for books before it begins to read its socket.
+        """
+        channel, symbol = rest_place(self._adapter, item)
+        state = self.state.symbols.get(symbol or "")
+        if symbol is not None and state is not None and not (state.sync.synced or state.sync.held):
+            self._answer_waiting(symbol)
+            self._waiting[symbol] = item
+        else:
+            self._answer(item, channel, symbol)
+
+    def _answer(self, item: Item, channel: str | None, symbol: str | None) -> None:
+        head = {"url": item.url, "status": 200}
+        self._recorder.record(item.ts, "rest", channel=channel, symbol=symbol, head=head, payload=item.payload)
+
+    def _answer_waiting(self, symbol: str) -> None:
+        if (item := self._waiting.pop(symbol, None)) is not None:
+            self._answer(item, "book", symbol)
 
     def _frame(self, place: int, item: Item) -> None:
         text, conn = text_of(self._adapter, item), self._conn(place, item.conn)
@@ -160,24 +180,32 @@ class Staging:
             self._recorder.binary(item.ts, conn, "in", "binary", item.payload)
             return
         sort = b',"op":"binary","encoding":"%b"' % self._adapter.ENCODING.encode() if item.is_binary else b""
-        if self._events or self._of != (conn, sort) or len(self._frames) >= RUN_FRAMES:
+        most = WAITED_FRAMES if self._waiting else RUN_FRAMES
+        if self._events or self._of != (conn, sort) or self._is_much(len(self._frames), most):
             self._flush()
             self._of = conn, sort
         self._frames.append((item.ts, [text]))
+        self._held_bytes += len(text)
 
     def _event(self, ts: int, channel: str, symbol: str, payload: bytes) -> None:
-        if self._frames or len(self._events) >= RUN_FRAMES or self._event_bytes >= BUFFER_BYTES:
+        if self._frames or self._is_much(len(self._events), RUN_FRAMES):
             self._flush()
         self._events.append((ts, channel, symbol, payload))
-        self._event_bytes += len(payload)
+        self._held_bytes += len(payload)
+
+    def _is_much(self, count: int, most: int) -> bool:
+        return count >= most or self._held_bytes >= BUFFER_BYTES
 
     def _flush(self) -> None:
         if self._frames:
             self._recorder.runs(self._of[0], self._frames, self._of[1])
             self._frames = []
+            for symbol in [symbol for symbol in self._waiting if self.state.symbols[symbol].sync.held]:
+                self._answer_waiting(symbol)
         if self._events:
             self._recorder.told(self._events)
-            self._events, self._event_bytes = [], 0
+            self._events = []
+        self._held_bytes = 0
 
     # -- connections -------------------------------------------------------------------------------------------------
 
@@ -231,6 +259,8 @@ class Staging:
     def end(self) -> None:
         """End the run, and seal everything."""
         self._flush()
+        for symbol in list(self._waiting):
+            self._answer_waiting(symbol)
         self._writer.turns = True
         for symbol in self._run.symbols:
             self._checkpoint(self._ts, symbol)
