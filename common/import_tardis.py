@@ -55,7 +55,7 @@ class _CellError(Exception):
 def exchanges(path: Path) -> tuple[str, ...]:
     lines = islice(numbered_lines(path), HEAD_LINES)
     _kind(path, _header(lines))
-    rows = ((number, line.decode("latin-1").split(",")) for number, line in lines)
+    rows = ((number, line.decode(errors="replace").split(",")) for number, line in lines)
     return tuple({_exchange(path, number, cells): None for number, cells in rows if len(cells) > len(_FIRST)})
 
 
@@ -84,7 +84,10 @@ class _Sheet:
         """The rows of the exchange that is wanted."""
         known: dict[tuple[str, str], str | None] = {}
         for self.number, line in lines:
-            cells = line.rstrip(b"\r").decode("latin-1").split(",")
+            try:
+                cells = line.rstrip(b"\r").decode().split(",")
+            except UnicodeDecodeError:
+                raise _CellError("not UTF-8: damaged, or not as tardis.dev writes it: download it again") from None
             if len(cells) != width:
                 raise _CellError(f"{len(cells)} cells, the header has {width}: torn, or not as tardis.dev writes it")
             place = cells[0], cells[1]
@@ -109,7 +112,7 @@ class _Sheet:
 
 
 def _header(lines: Iterator[tuple[int, bytes]]) -> list[str]:
-    return next(lines, (1, b""))[1].rstrip(b"\r").decode("latin-1").split(",")
+    return next(lines, (1, b""))[1].rstrip(b"\r").decode(errors="replace").split(",")
 
 
 def _kind(path: Path, header: list[str]) -> Callable[[Iterator[Row]], Iterator[Item]]:

@@ -118,6 +118,15 @@ def _fits(value: object) -> bool:
     return True
 
 
+def test_told_events_when_read_from_any_checkpoint_on_then_are_those_of_the_whole() -> None:
+    records = [decode(line) for line in market(Random(SEED), FIRST, 300, hours=5)]
+    whole = events_of(records)
+    places = [place for place, record in enumerate(records) if record.kind == "checkpoint" and record.symbol]
+    assert len(places) == 5
+    for place in places:
+        assert events_of(records[place:]) == [event for event in whole if event["seq"] > records[place].seq]
+
+
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
     """A run of two hours that was told, sealed; then one of captured trades."""

@@ -165,6 +165,14 @@ def test_a_file_of_both_of_bybits_markets_when_read_for_one_then_gives_only_its_
     assert [event["symbol"] for event in events(path, "bybit-inverse")] == ["BTCUSD"]
 
 
+def test_a_symbol_beyond_ascii_then_is_that_symbol_and_what_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path, "trades", [f"{times()},7,buy,1,1"], place="binance,币安人生USDT")
+    assert [event["symbol"] for event in events(path, "binance")] == ["币安人生USDT"]
+    path.write_bytes(gzip.decompress(path.read_bytes()).replace("币".encode(), b"\xff"))
+    with pytest.raises(ForeignFileError, match="line 2: not UTF-8"):
+        events(path, "binance")
+
+
 GOOD = f"{times()},7,buy,1,1"
 BAD = {
     "torn": (f"{times()},7,buy", "6 cells, the header has 8"),
