@@ -8,7 +8,8 @@ nothing, and never raises: what goes wrong is a header with an `error`, never so
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +25,9 @@ from .codec import CodecError, MissingPackageError
 from .coverage import Coverage
 from .disk import Disk
 from .errors import ArchivistError
-from .events import body
+from .events import Update, body
 from .naming import may_be_name
+from .normaliser import Normaliser
 from .pages import Header, Pages
 from .reader import Reader
 from .record import RecordError
@@ -33,6 +35,9 @@ from .requests import Request, refusal
 from .storage import read_archived
 
 log = logging.getLogger("history")
+
+WARM_FILES = 20_000
+"""Sealed files that are looked at before anybody asks."""
 
 _INT64 = 1 << 63
 
@@ -68,6 +73,22 @@ class Answers:
         self._exchanges: dict[str, Exchange] = {}
         self._page_bytes = requests.PAGE_BYTES_MAX
         self._about: Mapping[str, Any] = {}
+
+    def warm(self) -> Iterator[None]:
+        """Look at what is archived before anybody asks, a symbol at a time: for who answers the first requests.
+
+        What cannot be read now is told to who asks for it.
+        """
+        left = WARM_FILES
+        for name in self._names():
+            with suppress(ArchivistError, CodecError, RecordError, OSError):
+                reader = self._exchange(name).reader
+                reader.run(reader.complete())
+                for symbol in reader.symbols():
+                    yield
+                    left -= len(reader.files(symbol))
+                    if left < 0:
+                        return
 
     def answer(self, frame: bytes) -> list[bytes]:
         """The frames of the reply: a header, then what it announces."""
@@ -112,7 +133,8 @@ class Answers:
             return self._status(), []
         exchange = self._exchange(request.exchange)
         complete = exchange.reader.complete()  # before the files
-        header, payload = self._answer_of(exchange, _spelled(exchange, request, complete), complete)
+        with exchange.reader.at_once():
+            header, payload = self._answer_of(exchange, _spelled(exchange, request, complete), complete)
         return {"complete_to": complete, **header}, payload
 
     def _answer_of(self, exchange: Exchange, request: Request, complete: int) -> Answer:
@@ -229,7 +251,7 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
     header = {
         "seq": of_topic.last,
         "ts_recv": of_topic.ts,
-        "ts_event": orjson.loads(body(latest))["ts_event"] if latest else _ts_event(exchange, symbol, of_topic.last),
+        "ts_event": latest["ts_event"] if latest else _ts_event(exchange, symbol, of_topic.last),
         "last_id": str(state.sync.id),
     }
     return header, [orjson.dumps({"bids": bids, "asks": asks})]
@@ -237,6 +259,10 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
 
 def _ts_event(exchange: Exchange, symbol: str, seq: int) -> int | None:
     """`ts_event` of the last book event of a record."""
+    line = next(exchange.reader.lines(symbol, seq - 1, seq), None)
+    work = None if line is None else Normaliser(exchange.adapter).work(line)
+    if isinstance(work, tuple) and isinstance(work[3], Update):  # a frame that says one thing
+        return work[3].ts_event
     for _, found in exchange.reader.messages([symbol], seq - 1, seq, ["book"]):
         time: int | None = orjson.loads(body(found[-1]))["ts_event"]
         return time

@@ -124,7 +124,7 @@ class Coverage:
         """A symbol's past, file by file, then what no sealed file covers. With `split`, spans end at gaps."""
         files, at = self._reader.files(symbol), 0
         for file, following in pairwise(files):
-            if file.manifest is None:
+            if not file.is_sealed:
                 break
             last = following.first - 1
             if last > complete:

@@ -1,17 +1,19 @@
 """Which files an exchange's archive has, and what each covers. What was read once is kept until it changes on disk.
 
-Manifests of years are long: their lines are kept without their blocks, which are read where they are needed. A file
+Manifests of years are long: of their lines the numbers are read, the rest and the blocks where they are needed. A file
 that is being written has no manifest line; its blocks are found by reading it, each time only what is new.
 """
 
+import re
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter, is_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,29 +21,38 @@ from .blocks import describe
 from .codec import CodecError
 from .disk import Disk
 from .record import seq_of
-from .storage import MANIFEST, NO_SYMBOL, OPEN, encode_symbol, is_sealed_line, month_dirs
+from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, encode_symbol, is_sealed_line, month_dirs
 
 OPEN_BLOCK_BYTES = 1024 * 1024
+KEPT_FILES = 50_000
+"""Sealed files whose lines are kept in memory, about 1.3 KB each; beyond, symbols asked longest ago go."""
 SETTLED_NS = 2 * 10**9
 """What changed so long ago cannot change again with the same time of change: file systems count it in ticks."""
 
+_CODECS = {suffix: codec for codec, suffix in SEALED.items()}
 _BLOCKS = b',"blocks":'
 _BY_NUMBER = attrgetter("seq")
+_LINE = re.compile(
+    rb'\{"name":"([^"\\]+)","file":"([^"\\]+)","symbol":(?:null|"[^"\\]*"),"format":\d+,"normaliser":"[^"\\]*",'
+    rb'"codec":"\w+",[^\[{]*"seq":\[(\d+),(\d+)\],"ts_recv":\[(-?\d+),(-?\d+)\]'
+)
+"""How `sealing` writes the line of a file: years of them are not decoded one by one."""
 
 
-@dataclass(frozen=True)
-class ArchiveFile:
-    """One file of a symbol: its first and last number, and the least and greatest `ts_recv` (ns) in it.
+class ArchiveFile(NamedTuple):
+    """One file of a symbol: its first and last number, and the least and greatest `ts_recv` (ns) in it."""
 
-    `manifest` is its line without the blocks, None while the file is being written.
-    """
-
-    path: Path
+    month: Path
+    file: str
     seq: tuple[int, int]
     ts_recv: tuple[int, int]
-    manifest: dict[str, Any] | None
-    place: tuple[Disk, Path, int, int] | tuple[()] = ()  # where the blocks stand in which manifest
+    head: bytes = b""  # its manifest line up to the blocks
+    place: tuple[Disk, Path, int, int] | tuple[()] = ()  # where that line stands in which manifest
     open_blocks: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.month / self.file
 
     @property
     def first(self) -> int:
@@ -50,8 +61,30 @@ class ArchiveFile:
     @property
     def is_told(self) -> bool:
         """Whether records of the kind `event` are in it."""
-        known = self.open_blocks if self.manifest is None else (self.manifest,)
-        return any("told" in each for each in known)
+        return b'"told":' in self.head or any("told" in each for each in self.open_blocks)
+
+    @property
+    def is_sealed(self) -> bool:
+        return bool(self.head)
+
+    @property
+    def codec(self) -> str:
+        return _CODECS[Path(self.file).suffix]
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """Its manifest line without the blocks, decoded anew each time; None while the file is being written.
+
+        Raises CodecError where the line is damaged.
+        """
+        if not self.head:
+            return None
+        try:
+            line: dict[str, Any] = orjson.loads(self.head + b"}")
+        except orjson.JSONDecodeError as error:
+            mend = "restore the manifest from a copy; `trade-archivist verify` proves it"
+            raise CodecError(f"{self.month / MANIFEST}: the line of {self.file} is damaged ({error}): {mend}") from None
+        return line
 
     @property
     def blocks(self) -> tuple[dict[str, Any], ...]:
@@ -92,7 +125,7 @@ class Listing:
 
     def __init__(self, disk: Disk, directory: Path) -> None:
         self._disk, self._directory = disk, directory
-        self._symbols: dict[str, _Symbol] = {}
+        self._symbols: OrderedDict[str, _Symbol] = OrderedDict()
         self._open: dict[Path, OpenIndex] = {}
 
     def files(self, symbol: str | None) -> list[ArchiveFile]:
@@ -106,6 +139,7 @@ class Listing:
         if len(parts) != len(known.parts) or not all(map(is_, parts, known.parts)):
             known.sealed = sorted(chain.from_iterable(part.values() for part in parts), key=_BY_NUMBER)
             known.parts = parts
+            self._forget()
         if not being_written:
             return known.sealed
         found = known.sealed + being_written
@@ -113,8 +147,19 @@ class Listing:
             found if not known.sealed or known.sealed[-1].seq < being_written[0].seq else sorted(found, key=_BY_NUMBER)
         )
 
+    def newest(self, symbol: str | None) -> list[ArchiveFile]:
+        """The files of a symbol's last month: what was sealed, then what is being written."""
+        months = self._symbol(NO_SYMBOL if symbol is None else encode_symbol(symbol)).months
+        being_written = [file for month in months[-1:] for file in self._look(month)]
+        return [file for month in months[-1:] for file in month.sealed.values()] + being_written
+
+    def _forget(self) -> None:
+        while len(self._symbols) > 1 and sum(len(known.sealed) for known in self._symbols.values()) > KEPT_FILES:
+            self._symbols.popitem(last=False)
+
     def _symbol(self, name: str) -> _Symbol:
         known = self._symbols.setdefault(name, _Symbol())
+        self._symbols.move_to_end(name)
         directory = self._directory / name
         if (names := self._disk.names(directory)) != known.names:
             before = {month.path: month for month in known.months}
@@ -166,14 +211,20 @@ class Listing:
             offset += len(line)
 
     def _take_line(self, month: _Month, line: bytes, offset: int) -> None:
+        cut, place = line.find(_BLOCKS), (self._disk, month.manifest, offset, len(line))
+        if cut > 0 and (match := _LINE.match(line, 0, cut)) is not None:
+            name, file, *numbers = match.groups()
+            first, last, earliest, latest = map(int, numbers)
+            seq, ts_recv = (first, last), (earliest, latest)
+            month.sealed[name.decode()] = ArchiveFile(month.path, file.decode(), seq, ts_recv, line[:cut], place)
+            return
         try:
-            cut = line.find(_BLOCKS)
             head = orjson.loads(line[:cut] + _BLOCKS + b"[]}" if cut > 0 else line)
             if is_sealed_line(head):
                 seq, ts_recv = tuple(head["seq"]), tuple(head["ts_recv"])
-                place = self._disk, month.manifest, offset, len(line)
                 del head["blocks"]
-                month.sealed[head["name"]] = ArchiveFile(month.path / head["file"], seq, ts_recv, head, place)
+                file = ArchiveFile(month.path, head["file"], seq, ts_recv, orjson.dumps(head)[:-1], place)
+                month.sealed[head["name"]] = file
             elif "hole" in head:
                 month.holes.append((head["hole"][0], head["hole"][1]))
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
@@ -187,7 +238,8 @@ class Listing:
         if not blocks:
             return None
         ts_recv = min(block["ts_recv"][0] for block in blocks), max(block["ts_recv"][1] for block in blocks)
-        return ArchiveFile(path, (blocks[0]["seq"][0], blocks[-1]["seq"][1]), ts_recv, None, (), blocks)
+        seq = blocks[0]["seq"][0], blocks[-1]["seq"][1]
+        return ArchiveFile(path.parent, path.name, seq, ts_recv, open_blocks=blocks)
 
     def _stamp(self, path: Path) -> tuple[int, int] | None:
         """What tells whether something changed; None where that cannot be told yet. Raises FileNotFoundError."""

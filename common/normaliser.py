@@ -80,6 +80,17 @@ class Normaliser:
                 self.fault(error)
         return out
 
+    def replay(self, line: bytes) -> Sequence[Published]:
+        """Take a record line for what it does to the state: its events are not written out, and nothing is fetched."""
+        work = self.work(line)
+        try:
+            return () if work is None else self.record(work) if isinstance(work, Record) else self.update(*work)
+        except FAULTS as error:
+            self.fault(error)
+            return ()
+        finally:
+            self.actions.clear()
+
     def fault(self, error: Exception) -> None:
         self.errors[f"{type(error).__name__}: {error}"] += 1
         self._out.forget()

@@ -158,7 +158,7 @@ class Pages:
         return any(
             file.ts_recv[1] >= end and file.seq[1] <= complete
             for symbol in self._reader.symbols()
-            for file in self._reader.files(symbol)[-2:]
+            for file in self._reader.newest(symbol)
         )
 
 

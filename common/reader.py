@@ -6,13 +6,13 @@ It never writes, and hinders nobody: a file that is sealed or removed under its 
 
 import heapq
 import os
-import re
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from errno import ENOENT
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,7 +23,7 @@ from .adapter import Adapter, version
 from .blocks import place_of
 from .codec import CodecError, decompress
 from .disk import Disk
-from .events import GAP, topic
+from .events import GAP, Event, topic
 from .listing import ArchiveFile, Listing
 from .normaliser import Normaliser
 from .process import boot_id
@@ -31,10 +31,10 @@ from .record import decode, seq_of, ts_recv_of
 from .storage import NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
 
 JOINED_LINES = 1000
-_FILED = re.compile(rb'\{"seq":\d+,"ts_recv":-?\d+,(?:"conn":\d+,)?"kind":"(?:in|event)","channel":"([a-z_]+)"')
-"""A frame, or an event, and the channel that it is filed under."""
 AHEAD = max(2, os.cpu_count() or 1)
 """Blocks that are decompressed at the same time."""
+KEPT_BLOCKS = 4
+"""Blocks kept for the next look into them, each of about 1 MB: where a moment or a checkpoint lies."""
 
 
 class Reader:
@@ -44,17 +44,40 @@ class Reader:
         self._disk, self._directory, self._adapter = disk or Disk(), storage / adapter.NAME, adapter
         self._listing = Listing(self._disk, self._directory)
         self._pool: ThreadPoolExecutor | None = None
+        self._kept: OrderedDict[tuple[Path, int], Future[bytes]] = OrderedDict()
+        self._seen: dict[str | None, list[ArchiveFile]] | None = None
+        self._symbols: list[str] | None = None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it files are listed once, not for each look: after the `complete` that was read before."""
+        self._seen, self._symbols = {}, None
+        try:
+            yield
+        finally:
+            self._seen = None
 
     def complete(self) -> int:
         """The number up to which everything is there. Read it before the files."""
         return read_archived(self._disk, self._directory).trusted(boot_id())
 
     def symbols(self) -> list[str]:
-        return [decode_symbol(path.name) for path in symbol_dirs(self._disk, self._directory) if path.name != NO_SYMBOL]
+        if self._seen is None or self._symbols is None:
+            names = [path.name for path in symbol_dirs(self._disk, self._directory)]
+            self._symbols = [decode_symbol(name) for name in names if name != NO_SYMBOL]
+        return self._symbols
 
     def files(self, symbol: str | None) -> list[ArchiveFile]:
         """A symbol's files (None: those of no symbol), by their numbers."""
-        return self._listing.files(symbol)
+        if self._seen is None:
+            return self._listing.files(symbol)
+        if symbol not in self._seen:
+            self._seen[symbol] = self._listing.files(symbol)
+        return self._seen[symbol]
+
+    def newest(self, symbol: str) -> list[ArchiveFile]:
+        """Those of its last month, in no certain order."""
+        return self._listing.newest(symbol)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -66,17 +89,21 @@ class Reader:
         if len(symbols) == 1:
             yield from _spliced(self._pieces(symbols[0], after, to), self._pieces(None, after, to))
             return
-        lines = self.merged(symbols, after, to)
-        while some := list(islice(lines, JOINED_LINES)):
-            yield b"\n".join(some) + b"\n"
+        for lines in self._batches(symbols, after, to):
+            yield b"\n".join(lines) + b"\n"
 
     def merged(self, symbols: Sequence[str], after: int, to: int) -> Iterator[bytes]:
         """The same, line by line, without their `\\n`."""
+        return chain.from_iterable(self._batches(symbols, after, to))
+
+    def _batches(self, symbols: Sequence[str], after: int, to: int) -> Iterator[list[bytes]]:
         if len(symbols) == 1:
             for piece in self.raw(symbols, after, to):
-                yield from piece[:-1].split(b"\n")
-        else:
-            yield from _merged([self.lines(symbol, after, to) for symbol in (None, *symbols)])
+                yield piece[:-1].split(b"\n")
+            return
+        lines = _merged([self.lines(symbol, after, to) for symbol in (None, *symbols)])
+        while some := list(islice(lines, JOINED_LINES)):
+            yield some
 
     def lines(self, symbol: str | None, after: int, to: int) -> Iterator[bytes]:
         """The record lines of one symbol (None: of no symbol), without their `\\n`, in order."""
@@ -97,33 +124,31 @@ class Reader:
             wanted = {topic(self._adapter.NAME, each, one) for each in (*channels, GAP) for one in symbols}
         normaliser = Normaliser(self._adapter, symbols)
         for seq, line in self.replayed(normaliser, symbols, after, to):
+            if seq <= after:
+                normaliser.replay(line)
+                continue
             work = normaliser.work(line)
             if work is None:
                 continue
             found = normaliser.messages(work)
-            if found and seq > after:
-                if wanted is not None:
-                    found = [message for message in found if message[: message.index(b" ") + 1] in wanted]
-                if found:
-                    yield seq, found
+            if found and wanted is not None:
+                found = [message for message in found if message[: message.index(b" ") + 1] in wanted]
+            if found:
+                yield seq, found
             normaliser.actions.clear()
 
     def normaliser(self, symbol: str, after: int, channel: str | None = None) -> Normaliser:
         """The state after a record. With `channel`, that of this channel alone is to be looked at."""
         return self.latest(symbol, after, channel)[0]
 
-    def latest(self, symbol: str, after: int, channel: str | None) -> tuple[Normaliser, bytes | None]:
-        """The same, with the channel's last message on the way there; None where replaying gave none of it."""
-        normaliser, message = Normaliser(self._adapter, [symbol]), None
-        mine = (channel or "").encode()
+    def latest(self, symbol: str, after: int, channel: str | None) -> tuple[Normaliser, Event | None]:
+        """The same, with the channel's last event on the way there; None where replaying gave none of it."""
+        normaliser, latest = Normaliser(self._adapter, [symbol]), None
         own = topic(self._adapter.NAME, channel or "", symbol)
-        for _, line in self.replayed(normaliser, [symbol], after, after):
-            if channel is not None and (filed := _FILED.match(line)) is not None and filed[1] != mine:
-                continue
-            if (work := normaliser.work(line)) is not None:
-                message = next(filter(lambda each: each.startswith(own), reversed(normaliser.messages(work))), message)
-            normaliser.actions.clear()
-        return normaliser, message
+        for _, line in self.replayed(normaliser, [symbol], after, after, channel):
+            for prefix, event in normaliser.replay(line):
+                latest = event if prefix == own else latest
+        return normaliser, latest
 
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
@@ -131,19 +156,26 @@ class Reader:
         return self._known_from(symbol, after, start) if symbol in subscribed else after + 1
 
     def replayed(
-        self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int
+        self, normaliser: Normaliser, symbols: Sequence[str], after: int, to: int, channel: str | None = None
     ) -> Iterator[tuple[int, bytes]]:
-        """The lines from where `normaliser` can know its symbols; it is told of the holes on the way."""
+        """The lines from where `normaliser` can know its symbols; it is told of the holes on the way.
+
+        With `channel`, frames of other channels may be passed over.
+        """
         start, subscribed = self._run(after)
         begins = (self._known_from(symbol, after, start) for symbol in symbols if symbol in subscribed)
         first = min(begins, default=after + 1)
         normaliser.begin(subscribed)
         holes = deque(hole for hole in self._listing.holes() if hole[1] >= first)
-        for line in self.merged(symbols, first - 1, to):
-            seq = seq_of(line)
-            while holes and holes[0][1] < seq:
-                normaliser.hole(holes.popleft()[1] + 1)
-            yield seq, line
+        for lines in self._batches(symbols, first - 1, to):
+            if holes and holes[0][1] < seq_of(lines[-1]):
+                for line in lines:
+                    while holes and holes[0][1] < seq_of(line):
+                        normaliser.hole(holes.popleft()[1] + 1)
+                    yield seq_of(line), line
+                continue
+            for line in lines if channel is None else _of_channel(lines, channel):
+                yield seq_of(line), line
 
     def _known_from(self, symbol: str, after: int, start: int) -> int:
         """From where a subscribed symbol is known: its last checkpoint, or the run's start."""
@@ -235,6 +267,8 @@ class Reader:
                 if missing == gone:
                     raise CodecError(f"{missing} offset 0: the file is gone: restore it from a copy") from None
                 gone = missing
+                if self._seen is not None:
+                    self._seen.pop(symbol, None)
 
     def _blocks(self, symbol: str | None, after: int, to: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """The blocks that overlap a range, read and proven; the next ones are decompressed meanwhile."""
@@ -246,26 +280,34 @@ class Reader:
             for block in file.blocks:
                 if block["seq"][1] <= after or block["seq"][0] > to:
                     continue
-                data = self._disk.read(file.path, block["offset"], block["bytes"])
-                if file.manifest is None:
+                if not file.is_sealed:
                     while ahead:
                         yield _done(ahead)
+                    data = self._disk.read(file.path, block["offset"], block["bytes"])
                     yield _whole(file.path, data, block), block
                     continue
-                if crc32(data) != block["crc32"]:
-                    place = f"{file.path} offset {block['offset']}"
-                    mend = "restore it from a copy; `trade-archivist verify` proves it"
-                    raise CodecError(f"{place}: wrong checksum: {mend}")
-                ahead.append((self._begin(data, file.manifest["codec"]), block))
+                ahead.append((self._begin(file, block), block))
                 if len(ahead) > AHEAD:
                     yield _done(ahead)
         while ahead:
             yield _done(ahead)
 
-    def _begin(self, data: bytes, codec: str) -> "Future[bytes]":
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(AHEAD, "blocks")
-        return self._pool.submit(decompress, data, codec)
+    def _begin(self, file: ArchiveFile, block: dict[str, Any]) -> "Future[bytes]":
+        """Read a sealed block, prove it and have it decompressed, unless it was a moment ago."""
+        key = file.path, block["offset"]
+        known = self._kept.pop(key, None)
+        if known is None or (known.done() and known.exception() is not None):
+            data = self._disk.read(file.path, block["offset"], block["bytes"])
+            if crc32(data) != block["crc32"]:
+                mend = "restore it from a copy; `trade-archivist verify` proves it"
+                raise CodecError(f"{file.path} offset {block['offset']}: wrong checksum: {mend}")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(AHEAD, "blocks")
+            known = self._pool.submit(decompress, data, file.codec)
+        self._kept[key] = known
+        if len(self._kept) > KEPT_BLOCKS:
+            self._kept.popitem(last=False)
+        return known
 
 
 class _Cursor:
@@ -304,6 +346,16 @@ def _spliced(many: Iterator[bytes], few: Iterator[bytes]) -> Iterator[bytes]:
         while rest.raw:
             yield rest.raw[rest.place :] if rest.place else rest.raw
             rest.next_piece()
+
+
+def _of_channel(lines: list[bytes], channel: str) -> list[bytes]:
+    """Without the frames and told events that are filed under another channel."""
+    frame, told, mine = b'"kind":"in","channel":"', b'"kind":"event","channel":"', b'"channel":"%b"' % channel.encode()
+    return [
+        line
+        for line in lines
+        if line.find(mine, 0, 128) > 0 or (line.find(frame, 0, 96) < 0 and line.find(told, 0, 96) < 0)
+    ]
 
 
 def _merged(streams: list[Iterator[bytes]]) -> Iterator[bytes]:

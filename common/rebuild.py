@@ -70,7 +70,7 @@ def rebuild(
 def _plan(reader: Reader, directory: Path, adapter: Adapter, symbol: str, *, force: bool) -> tuple[int, list[Chain]]:
     """How many of a symbol's files are to have tables, and those that need them made."""
     files = reader.files(symbol)
-    sealed = [(file, span) for index, file in enumerate(files) if file.manifest and (span := covers(files, index))]
+    sealed = [(file, span) for index, file in enumerate(files) if file.is_sealed and (span := covers(files, index))]
     found = {month: _tables_by_stem(month) for month in {file.path.parent for file, _ in sealed}}
     wanted = [file for file, span in sealed if force or _is_wanted(file, span, adapter, found[file.path.parent])]
     return len(sealed), list(chains(reader, directory, adapter, symbol, wanted))

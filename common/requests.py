@@ -70,12 +70,8 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Gaps:
-    exchange: str
-    symbols: tuple[str, ...]
-    channels: tuple[str, ...] = CHANNELS
-    start: int | None = None
-    end: int | None = None
+class Gaps(Coverage):
+    """The same is asked."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Both fill a page: `fill(limit)` takes what fits, at least one record, and remembers what did not.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -21,8 +20,6 @@ from .requests import Slice
 
 RECORDS_MAX = 150_000
 """Records that one page looks at: about a second of work, also where nothing of it is asked for."""
-
-_ALL_TS_RECV = re.compile(rb'^\{"seq":\d+,"ts_recv":(-?\d+)', re.MULTILINE)
 
 Times = tuple[int, int]
 """From (inclusive) and to (exclusive), ns."""
@@ -106,7 +103,7 @@ class EventRun:
     def _all_rows(self) -> Iterator[Row]:
         for seq, line in self._lines:
             if seq <= self._after:
-                self._messages(line)
+                self._normaliser.replay(line)
                 continue
             if self._snapshot and not self._by_event:
                 self._snapshot = False
@@ -194,13 +191,12 @@ class RawRun:
             if all(upto < begin or first > last for first, upto in doubtful):
                 yield piece
                 continue
-            stamps = list(map(int, _ALL_TS_RECV.findall(piece)))
-            if min(stamps) >= start and max(stamps) < end:
+            lines = piece[:-1].split(b"\n")
+            kept = [line for line in lines if start <= ts_recv_of(line) < end]
+            if len(kept) == len(lines):
                 yield piece
-            else:
-                lines = zip(piece.split(b"\n"), stamps, strict=False)
-                if kept := [line for line, stamp in lines if start <= stamp < end]:
-                    yield b"\n".join(kept) + b"\n"
+            elif kept:
+                yield b"\n".join(kept) + b"\n"
 
 
 def _doubtful(reader: Reader, symbols: Sequence[str], span: tuple[int, int], times: Times) -> list[tuple[int, int]]:

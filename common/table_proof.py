@@ -84,7 +84,7 @@ def _chains(
 ) -> Iterator[Chain]:
     """The files of a symbol whose tables are to be compared. What is wrong with others is told at once."""
     files = reader.files(symbol)
-    sealed = [(file, span) for index, file in enumerate(files) if file.manifest and (span := covers(files, index))]
+    sealed = [(file, span) for index, file in enumerate(files) if file.is_sealed and (span := covers(files, index))]
     wanted: list[ArchiveFile] = []
     for (file, span), damages in zip(sealed, pool.map(_damages, [file for file, _ in sealed]), strict=True):
         line = file.manifest or {}

@@ -1,5 +1,6 @@
 """Reading an archive: whatever is asked for, in the hour being written and in sealed ones, is what the log says."""
 
+import json
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from common.process import boot_id
 from common.reader import Reader
 from common.record import decode, seq_of
 from common.sealing import seal
+from tests.archives import FIRST, Archive, hours, written
 from tests.record_logs import ADAPTER, SYMBOLS, Log
 
 MINUTE_NS = 60 * 10**9
@@ -162,3 +164,36 @@ def test_a_flipped_bit_or_a_file_that_is_gone_is_an_error_with_its_place(tmp_pat
     path.unlink()
     with pytest.raises(CodecError, match=rf"{path.name} offset 0: the file is gone"):
         list(Reader(storage, ADAPTER).raw([symbol], 0, recording.last))
+
+
+def test_files_when_a_manifest_line_is_spelt_otherwise_then_they_are_the_same(tmp_path: Path) -> None:
+    archive = written(tmp_path / "storage")
+
+    def seen() -> list[object]:
+        files = Reader(archive.storage, ADAPTER).files("BTCUSDT")
+        return [
+            (file.path, file.seq, file.ts_recv, file.codec, file.manifest, file.blocks)
+            for file in files
+            if file.is_sealed
+        ]
+
+    known = seen()
+    for manifest in archive.directory.rglob("manifest.jsonl"):
+        lines = [json.loads(line) for line in manifest.read_bytes().splitlines()]
+        manifest.write_text("".join(json.dumps({"codec": line.pop("codec", None), **line}) + "\n" for line in lines))
+    assert seen() == known
+    assert len(known) > 1
+
+
+def test_files_when_listed_at_once_then_what_is_sealed_meanwhile_is_found(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "storage")
+    archive.begin()
+    archive.take(hours(FIRST + 1, 600))
+    reader = Reader(archive.storage, ADAPTER)
+    expected = list(reader.lines("BTCUSDT", 0, FIRST + 600))
+    with reader.at_once():
+        before = reader.files("BTCUSDT")
+        archive.close()  # seals what was open
+        assert reader.files("BTCUSDT") == before, "one request sees one listing"
+        assert list(reader.lines("BTCUSDT", 0, FIRST + 600)) == expected
+    assert reader.files("BTCUSDT") != before
