@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -31,8 +31,9 @@ from common.answers import Answers, failed
 from common.bulk import Part
 from common.config import Config
 from common.curve import Gate
+from common.endpoint import bind
 from common.errors import ArchivistError
-from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, run_service, setup_logging
+from common.process import Parent, resident_bytes, run_service, setup_logging
 from common.requests import PAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from common.settings import add_arguments, from_arguments
 from common.turns import Turns
@@ -55,6 +56,9 @@ TRACKED_BYTES = 1024
 UNSENT_MAX = 96 * 1024**2
 """Bytes unsent to all clients together from which pages become small."""
 PAGE_BYTES_MIN = 64 * 1024
+RESIDENT_MAX = 512 * 1024**2
+"""Memory of this process at which all connections are closed: replies and waiting requests never take as much."""
+LOOK_S = 0.2
 TRIES = 2
 ENVELOPE_MAX = 8
 RESPAWN_S = 1.0
@@ -100,7 +104,7 @@ class History:
         self._workers: dict[bytes, Worker] = {}
         self._jobs = self._names = 0
         self._counts = Counts()
-        self._due_start = 0.0
+        self._due_start = self._due_look = 0.0
 
     def stop(self) -> None:
         self._stopping = True
@@ -109,7 +113,9 @@ class History:
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trade-archivist-"))
             context = stack.enter_context(zmq.Context())
-            self._front = self._open_front(context, stack)
+            gate = stack.enter_context(Gate(context, self._config.curve))
+            self._key = gate.public
+            self._front = self._open_front(context, gate, stack)
             self._back_endpoint = f"ipc://{directory}/workers"
             self._back = self._router(context, stack)
             self._back.bind(self._back_endpoint)
@@ -117,29 +123,21 @@ class History:
             log.info("history of %s answers on %s", self._config.archive.storage, self._settings.listen)
             while not self._stopping and not self._parent.is_gone():
                 self._turn()
+                if self._is_filled():
+                    self._front.close(linger=0)
+                    self._turns = Turns(self._settings.waiting_max)
+                    self._front = self._open_front(context, gate, stack)
             log.info("history ends: %s", self._counts)
 
-    def _open_front(self, context: "zmq.Context[Socket]", stack: ExitStack) -> Socket:
+    def _open_front(self, context: "zmq.Context[Socket]", gate: Gate, stack: ExitStack) -> Socket:
         endpoint = f"tcp://{self._settings.listen}"
-        gate = stack.enter_context(Gate(context, self._config.curve))
-        self._key = gate.public
         front = self._router(context, stack)
         front.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         front.set(zmq.SNDHWM, REPLIES_MAX)
         front.set(zmq.RCVHWM, REQUESTS_AHEAD)
         gate.secure(front, endpoint)
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                front.bind(endpoint)
-                return front
-            except zmq.ZMQError as error:
-                used = error.errno == zmq.EADDRINUSE  # by an orphan of a killed supervisor, perhaps: it ends
-                if used and time.monotonic() < deadline and not self._stopping:
-                    time.sleep(POLL_MS / 1000)
-                    continue
-                message = f"{endpoint} cannot be bound ({error}): give another with --listen or history.listen"
-                raise (LockedError if used else ConfigError)(message) from None
+        bind(front, endpoint, lambda: not self._stopping, "--listen or history.listen")
+        return front
 
     @staticmethod
     def _router(context: "zmq.Context[Socket]", stack: ExitStack) -> Socket:
@@ -147,6 +145,20 @@ class History:
         stack.callback(router.close, linger=0)
         router.set(zmq.ROUTER_MANDATORY, 1)
         return router
+
+    def _is_filled(self) -> bool:
+        """Whether clients have filled the memory: libzmq holds a message until its last frame, however many there are.
+
+        Nobody can tell whose it is; so all connections are closed, and whoever means well connects and asks again.
+        """
+        now = time.monotonic()
+        if now < self._due_look:
+            return False
+        self._due_look = now + LOOK_S
+        if (resident := resident_bytes()) < RESIDENT_MAX:
+            return False
+        log.warning("clients have filled %s MB: all connections are closed", resident // 10**6)
+        return True
 
     # -- one turn ------------------------------------------------------------------------------------------------
 
@@ -309,8 +321,11 @@ def work(endpoint: str, name: bytes, parent: int, storage: Path, endpoints: dict
         socket.set(zmq.ROUTING_ID, name)
         socket.connect(endpoint)
         socket.send(b"[0,[]]")
+        warming: Iterator[None] | None = answers.warm()
         while os.getppid() == parent:
-            if socket.poll(POLL_MS * 5):
+            if warming is not None and not socket.poll(0):
+                warming = None if next(warming, warming) is warming else warming
+            elif socket.poll(POLL_MS * 5):
                 told, frame = socket.recv_multipart()
                 job = orjson.loads(told)
                 header, payload = answers.unread(frame, page_bytes=job["page_bytes"], about=job["about"])

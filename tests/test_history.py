@@ -160,6 +160,24 @@ def test_history_when_bytes_are_no_zeromq_or_without_end_then_nobody_else_notice
     assert server.memory_mib() < before + 60
 
 
+def test_history_when_a_message_has_no_end_then_its_connection_is_closed_and_others_are_answered(
+    serve: Callable[..., Server],
+) -> None:
+    """libzmq holds a message until its last frame: no option of it bounds how many there are."""
+    server = serve()
+    server.ask(op="status")
+    part = bytes([3]) + (900_000).to_bytes(8, "big") + bytes(900_000)
+    with socket.create_connection(("127.0.0.1", server.port)) as endless:
+        endless.settimeout(DEADLINE_S)
+        endless.sendall(greeting() + ready())
+        with pytest.raises(ConnectionError):
+            for _ in range(5_000):
+                endless.sendall(part)
+    assert server.ask(**SLICE)[0]["records"] == 451
+    assert rss_mib(server.process.pid) < 300
+    assert "clients have filled" in server.log.read_text()
+
+
 def test_history_when_requests_are_too_large_then_they_take_no_memory_while_others_wait(
     serve: Callable[..., Server],
 ) -> None:
