@@ -143,6 +143,10 @@ def _add_follow(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--start", metavar="TIME", help="begin in the past: ns, ISO 8601, or -10m")
     sub.add_argument("--events", metavar="ENDPOINT", help="the feed's events (default: what the server says)")
     sub.add_argument("--count", type=count, metavar="N", help="end after so many events")
+    sub.add_argument(
+        "--on-gap-after", type=float, metavar="SECONDS",
+        help="go on with a gap event when history does not fill a hole for so long (default: wait); with --start",
+    )  # fmt: skip
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:

@@ -145,7 +145,8 @@ def status(client: Client, args: argparse.Namespace) -> int:
 
 
 def follow(client: Client, args: argparse.Namespace) -> int:
-    return cli_live.follow(client, args.exchange, args.symbols, args.channels, args.start, args.count)
+    wanted = args.exchange, args.symbols, args.channels, args.start, args.count, args.on_gap_after
+    return cli_live.follow(client, *wanted)
 
 
 def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

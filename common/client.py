@@ -19,6 +19,7 @@ import orjson
 from .errors import BadRequestError
 from .events import CHANNELS, GAP, Event
 from .exchanges import names as known_exchanges
+from .follow import DEADLINE_S
 from .following import Endpoint, Following, Wish, log
 from .slices import Query, Slice
 from .times import parse_time
@@ -134,16 +135,19 @@ class Client:
         snapshot: bool = True,
         strict: bool = False,
         on_gap: Literal["wait", "continue"] = "wait",
+        on_gap_after_s: float = DEADLINE_S,
         tell: Callable[[str], None] = log.warning,
     ) -> Following:
         """Events from `start` on (or after a number), then live, for ever: each once, in order, nothing missing.
 
         `book` begins with the book before it, unless `snapshot=False`. `strict` keeps the order of `seq` across topics
         always, at the cost of up to a second. While something is missing that history does not have yet, it waits, and
-        says so to `tell`; `on_gap="continue"` goes on after ten seconds with a `gap` event.
+        says so to `tell`; `on_gap="continue"` goes on with a `gap` event once nothing came for `on_gap_after_s`.
         """
+        if not on_gap_after_s >= 0:
+            raise BadRequestError(f"on_gap_after_s={on_gap_after_s}: give seconds, 0 or more")
         begin = None if after is not None else _time(start)
-        wish = Wish(_texts(symbols), _texts(channels), begin, after, snapshot, strict, on_gap)
+        wish = Wish(_texts(symbols), _texts(channels), begin, after, snapshot, strict, on_gap, on_gap_after_s)
         return self._follow(_texts(exchange), wish, tell)
 
     def live(

@@ -25,6 +25,7 @@ TIMEOUT_MAX_S = 60.0
 POLL_S = 0.1  # until history is asked again for what it did not have yet; the archiver flushes every 0.2 s
 RETRY_S = 1.0  # after an error, and while nothing comes live
 LAG_S = 10.0  # how long a topic may stay behind the exchange's heartbeat before history is asked what it missed
+DEADLINE_S = 10.0  # how long a hole may wait for history where it may be gone over
 
 LOST = "lost with the machine"
 SKIPPED = "history does not answer"
@@ -63,7 +64,7 @@ class Follower:
         *,
         strict: bool = False,
         on_gap: Literal["wait", "continue"] = "wait",
-        deadline_s: float = 10.0,
+        deadline_s: float = DEADLINE_S,
         hold_bytes: int = HOLD_BYTES,
     ) -> None:
         self.error = ""  # what history said, while it answers with errors

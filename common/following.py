@@ -19,7 +19,7 @@ import zmq
 
 from .errors import BadRequestError
 from .events import Event
-from .follow import Follower
+from .follow import DEADLINE_S, Follower
 from .quiet import QUIET_S, Quiet
 from .slices import Query, Slice, check_page
 from .transport import Keys, Request, Transport, request
@@ -54,6 +54,7 @@ class Wish(NamedTuple):
     snapshot: bool = True
     strict: bool = False
     on_gap: Literal["wait", "continue"] = "wait"
+    on_gap_after_s: float = DEADLINE_S
 
 
 class Joined:
@@ -76,7 +77,7 @@ class Joined:
                 self.ready.extend(Slice(transport, [books]))
             self._follower = Follower(
                 exchange, wish.symbols, wish.channels, None if after is None else after + 1,
-                strict=wish.strict, on_gap=wish.on_gap,
+                strict=wish.strict, on_gap=wish.on_gap, deadline_s=wish.on_gap_after_s,
             )  # fmt: skip
         except BaseException:
             self.close()
