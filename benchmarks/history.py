@@ -1,9 +1,10 @@
 """The history server, asked over loopback by plain sockets.
 
-    python -m benchmarks.history [--files 10000] [--megabytes 150]
+    python -m benchmarks.history [--files 10000] [--megabytes 150] [--codec zstd]
 
-An archive with many sealed files (zstd) is written first: most of them small, one hour dense, 50 records/s, with a
-checkpoint every five minutes. Then the real server is asked: small slices, books, raw slices, parts of a large table.
+An archive with many sealed files is written first: most of them small, one hour dense as a recorded one of a busy
+market (120 records/s, ten of them deltas of 40 levels), with a checkpoint every five minutes. Then the real server is
+asked: small slices, the very first one too, books, raw slices, parts of a large table.
 """
 
 import argparse
@@ -54,8 +55,8 @@ class QuickDisk(Disk):
 class Writer:
     """An archive of one symbol, as a feed and an archiver leave it."""
 
-    def __init__(self, storage: Path) -> None:
-        self.disk, self.storage = QuickDisk(), storage
+    def __init__(self, storage: Path, codec: str) -> None:
+        self.disk, self.storage, self.codec = QuickDisk(), storage, codec
         self.archive = ArchiveWriter(self.disk, storage / "binance", boot_id=boot_id(), rotate_min_bytes=1)
         self.archive.open(None)
         self.normaliser = Normaliser(exchanges.get("binance"))
@@ -89,7 +90,7 @@ class Writer:
 
     def delta(self) -> None:
         self.ids += 1
-        levels = [[f"{random.randrange(60_000, 61_000)}.00000000", f"{random.random():.8f}"] for _ in range(10)]
+        levels = [[f"{random.randrange(60_000, 61_000)}.00000000", f"{random.random():.8f}"] for _ in range(40)]
         data = {
             "e": "depthUpdate",
             "E": self.now // 10**6,
@@ -108,12 +109,12 @@ class Writer:
             self.now = begin + index * HOUR_NS // count
             if index % max(1, count // 12) == 0:
                 self.record("checkpoint", None, self.normaliser.checkpoint(SYMBOL))
-            (self.delta if index % 5 == 0 else self.trade)()
+            (self.delta if index % 12 == 0 else self.trade)()
 
     def seal(self) -> None:
         self.archive.sync(lambda: None)
         for path in self.archive.sealable():
-            seal(self.disk, path, "zstd", 3, 900_000, "binance/1")
+            seal(self.disk, path, self.codec, 9, 900_000, "binance/1")
 
     def table(self, size: int) -> None:
         """Some bytes that pass for a table of the file that is sealed next."""
@@ -129,7 +130,7 @@ class Writer:
         table |= {"seq": [first, first], "ts_recv": [0, BEGIN_NS * 2]}
         line = {"covers": [1, self.seq], "tables": {"trade": table}, "gaps": [], "events": {"trade": 1}}
         tables = Tables({temporary: path.with_name(table["file"])}, line)  # type: ignore[arg-type]  # a name, a text
-        seal(self.disk, path, "zstd", 3, 900_000, "binance/1", lambda path: tables)
+        seal(self.disk, path, self.codec, 9, 900_000, "binance/1", lambda path: tables)
 
 
 class Server:
@@ -155,10 +156,23 @@ class Server:
             raise SystemExit(f"{question}: {header['error']}")
         return header, payload
 
+    def wait(self) -> None:
+        """Until its workers have started, and have looked around as long as nobody asks."""
+        workers = self.ask(op="status")[0]["history"]["workers"]
+        before = None
+        while before != (ticks := [_ticks(pid) for pid in workers]):
+            before = ticks
+            time.sleep(1)
+
     def stop(self) -> None:
         self._context.destroy(linger=0)
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+
+
+def _ticks(pid: int) -> str:
+    """Processor time of a process, in hundredths of a second."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11]
 
 
 def milliseconds(act: Callable[[], object], rounds: int) -> str:
@@ -185,17 +199,18 @@ def measure_slices(server: Server, dense_ns: int) -> None:
         times = {"start": begin, "end": begin + 60 * 10**9}
         return lambda: server.ask(op="slice", symbols=[SYMBOL], channels=["trade"], format=kind, **times)
 
+    sparse = BEGIN_NS + 500 * HOUR_NS
+    print(f"one minute, json, a server's first call  {milliseconds(slice_at(sparse, 'json'), 1)}")
     for kind in ("raw", "json"):
         slice_at(dense_ns, kind)()
-        sparse = BEGIN_NS + 500 * HOUR_NS
         print(f"one minute, {kind:4}, of a small file     {milliseconds(slice_at(sparse, kind), 20)}")
         begin = dense_ns + random.randrange(3000) * 10**9
         print(f"one minute, {kind:4}, of the dense hour   {milliseconds(slice_at(begin, kind), 20)}")
 
     def book() -> object:
-        return server.ask(op="book", symbol=SYMBOL, at=dense_ns + random.randrange(3600) * 10**9)
+        return server.ask(op="book", symbol=SYMBOL, at=dense_ns + random.randrange(60, 3600) * 10**9)
 
-    print(f"book at a random time of the dense hour  {milliseconds(book, 20)}")
+    print(f"book at a random time of the dense hour  {milliseconds(book, 40)}")
     began = time.perf_counter()
     events = sum(header["events"] for header, _ in pages(server, format="json", start=dense_ns, end=dense_ns + HOUR_NS))
     print(f"json slices: {events / (time.perf_counter() - began):,.0f} events/s, one after another")
@@ -241,14 +256,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--megabytes", type=int, default=150)
+    parser.add_argument("--codec", choices=("bz2", "zstd"), default="zstd")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         storage = Path(directory)
-        writer = Writer(storage)
+        writer = Writer(storage, args.codec)
         for _ in range(args.files // 2):
             writer.hour(12)
         dense_ns = writer.now // HOUR_NS * HOUR_NS + HOUR_NS
-        writer.hour(180_000)
+        writer.hour(120 * 3600)
         for _ in range(args.files // 2):
             writer.hour(12)
         writer.seal()
@@ -256,6 +272,7 @@ def main() -> None:
         writer.hour(10)
         writer.table(args.megabytes * 1_000_000)
         server = Server(storage)
+        server.wait()
         try:
             measure_slices(server, dense_ns)
             measure_raw(server, dense_ns)
