@@ -38,12 +38,13 @@ from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
+from common.endpoint import bind
 from common.errands import Errands, resolved
 from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
-from common.process import LOCK_WAIT_S, ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
+from common.process import ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
 from common.recorder import Recorder
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
@@ -122,19 +123,12 @@ class Feed:
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, LINGER_MS)
         self._gate.secure(publisher, endpoint)
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                publisher.bind(endpoint)
-                return publisher
-            except zmq.ZMQError as error:
-                used = error.errno == zmq.EADDRINUSE  # by an orphan of a killed supervisor, perhaps: it ends
-                if used and time.monotonic() < deadline and not self._stopping:
-                    time.sleep(TICK_S)
-                    continue
-                publisher.close()
-                message = f"{endpoint} cannot be bound ({error}): give another with --publish or feed.events"
-                raise (LockedError if used else ConfigError)(message) from None
+        try:
+            bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
+        except (LockedError, ConfigError):
+            publisher.close()
+            raise
+        return publisher
 
     def _begin(self, directory: Path) -> None:
         """Open the journal, append `start`, and set up what works from then on."""
