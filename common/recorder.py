@@ -66,9 +66,8 @@ class Recorder:
 
         `sort` is what their heads say of frames that were not plain text.
         """
-        lines: list[bytes] = []
+        lines, others = list[bytes](), list[Any]()
         works: list[Work | None] = []
-        others: list[Any] = []
         seq, parse, place_of, count = self.next, self._adapter.parse, self._places.get, self._count
         loads, is_exact = self._adapter.loads, self._adapter.loads is not orjson.loads
         for ts, payloads in runs:
