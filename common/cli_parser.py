@@ -13,6 +13,7 @@ EXPORTS = (
     "csv",
     "jsonl",
     "tardis-csv",
+    "hftbacktest",
     "freqtrade",
     "freqtrade-parquet",
     "freqtrade-json",

@@ -160,6 +160,7 @@ def test_exporting_writes_whole_files(
     run(shown("export", ports, storage).replace("./export", shlex.quote(str(tmp_path))))
     assert {path.parent.name for path in tmp_path.glob("binance/*/BTCUSDT-*.parquet")} == {"trade", "book"}
     assert list(tmp_path.glob("binance_trades_*_BTCUSDT.csv.gz"))
+    assert {path.suffix for path in tmp_path.glob("binance/btcusdt_*")} == {".npz", ".gz"}
     assert {path.name for path in (tmp_path / "binance").glob("*.feather")} == {
         "BTC_USDT-trades.feather",
         "BTC_USDT-1m.feather",
