@@ -67,11 +67,49 @@ def archivist(directory: Path, rows: int) -> Path:
     return path
 
 
+def _frames(rows: int) -> Iterator[tuple[int, str]]:
+    """Quotes, trades and deltas of ten levels as in genuine recordings, 2 : 1 : 1; a book first. Times in us."""
+    for number, us in enumerate(itertools.islice(_times(2_000), rows), 1):
+        about = f'"E":{us // 1000},"T":{us // 1000},"s":"BTCUSDT"'
+        if number == 2:
+            yield us, '{"lastUpdateId":0,"bids":[["60000.0","1"]],"asks":[["60200.0","1"]]}'
+        elif number % 4 == 1:
+            side = ",".join(f'["{_price()}","{RANDOM.randrange(1000) / 1000}"]' for _ in range(5))
+            ids = f'"U":{number - 3},"u":{number},"pu":{number - 4}'
+            data = f'"e":"depthUpdate",{about},{ids},"b":[{side}],"a":[{side}]'
+            yield us, f'{{"stream":"btcusdt@depth@0ms","data":{{{data}}}}}'
+        elif number % 4 == 3:
+            data = f'"e":"trade",{about},"t":{number // 4},"p":"{_price()}","q":"0.006","X":"MARKET","m":true'
+            yield us, f'{{"stream":"btcusdt@trade","data":{{{data}}}}}'
+        else:
+            data = f'"e":"bookTicker","u":{number},{about},"b":"{_price()}","B":"1","a":"{_price()}","A":"2"'
+            yield us, f'{{"stream":"btcusdt@bookTicker","data":{{{data}}}}}'
+
+
+def hftbacktest(directory: Path, rows: int) -> Path:
+    path = directory / "btcusdt_20240808.gz"
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.writelines(f"{us}000 {payload}\n" for us, payload in _frames(rows))
+    return path
+
+
+def cryptofeed(directory: Path, rows: int) -> Path:
+    path = directory / "BINANCE_FUTURES.ws.1.0"
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write(f"wss://fstream.binance.com/stream <-> {US / 1e6}\n")
+        for us, payload in _frames(rows):
+            asked = "https://fapi.binance.com/fapi/v1/depth?symbol=BTCUSDT -> " if payload.startswith('{"last') else ""
+            file.write(f"{asked}{us // 10**6}.{us % 10**6:06}: {payload}\n")
+    return path
+
+
 def _price() -> float:
     return RANDOM.randrange(600_000, 601_000) / 10
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
+    "hftbacktest": ("hftbacktest", hftbacktest),
+    "cryptofeed": ("cryptofeed", cryptofeed),
     "tardis-trades": ("tardis", tardis_trades),
     "tardis-book": ("tardis", tardis_book),
     "archivist": ("archivist", archivist),
