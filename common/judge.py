@@ -35,7 +35,7 @@ class Judge:
         if update.channel in self._dense:
             if topic.id is not None and not self._goes_on(state, topic, update):
                 return
-        elif topic.lags and topic.id is not None and update.last <= topic.id:
+        elif topic.lags and topic.had(update.last):
             return
         if not update.fields:
             return  # nothing new is said

@@ -88,10 +88,21 @@ class Topic:
                 self.held.clear()
         elif self.id is not None and update.last <= self.id:
             self.overlaps = True
-            return
+            if self.had(update.last):
+                return
         if len(self.held) == OVERLAP_MAX:
             self.overlaps = False  # the oldest goes: from here on they no longer meet
         self.held.append(update)
+
+    def had(self, last: int) -> bool:
+        """Whether what bears this id was told, as far as ids say.
+
+        Candles of several lengths bear one time: those of the last one may not all have come. Where connections change
+        hands at such a moment, one may be told twice: better than that the end of another is not told at all.
+        """
+        if self.id is None:
+            return False
+        return last < self.id if self.channel == "candle" else last <= self.id
 
     def reached(self, last: int) -> None:
         """The followed connection has come to an id: what the other holds up to there is known."""
@@ -99,8 +110,10 @@ class Topic:
         self.seam = self.lags = False
         self.plain = self.gap is None and self.other is None and self.channel != "book" and self.merged is None
         while self.held and self.held[0].last <= last and not self.keeps_all:
-            self.held.popleft()
             self.overlaps = True
+            if not self.had(self.held[0].last):
+                break
+            self.held.popleft()
 
     def merge(self, fields: dict[str, Any]) -> dict[str, Any]:
         """All fields as they are now, by what a frame says of some."""
