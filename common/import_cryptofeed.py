@@ -7,9 +7,11 @@
 
 Payloads are exact; a compressed frame is inflated as the feed does it. Times are what a float of seconds holds of them:
 microseconds. When a connection was lost is not told: it counts as lost when the next one of its file opens, and at the
-file's end. Which exchange a file is of is told by the addresses in it; what is of another one is left out.
+file's end. Long text files are cut by cryptofeed (NAME.0, NAME.1, …): over those, a connection goes on. Which exchange a
+file is of is told by the addresses in it; what is of another one is left out.
 """
 
+import re
 import urllib.parse
 from collections.abc import Iterator
 from itertools import islice
@@ -47,6 +49,7 @@ _HOSTS = {
     "api.huobi.pro": "htx",
     "api-aws.huobi.pro": "htx",
 }
+_PART = re.compile(r"(?P<name>.+)\.(?P<number>\d+)(?P<end>\.gz|)")
 _BYBIT = ("spot", "linear", "inverse")
 
 
@@ -57,12 +60,13 @@ def exchanges(path: Path) -> tuple[str, ...]:
 
 def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
     others: set[str] = set()  # connections to another exchange
+    text_conn = _connection(path)
     for number, line in numbered(path):
         if line.address and exchange_of(line.address) != adapter.NAME:
             if line.kind == CONNECT:
                 others.add(line.conn)
             continue
-        conn = line.conn or "text"
+        conn = f"{path} {line.conn}" if line.conn else text_conn
         if line.kind == CONNECT:
             others.discard(line.conn)
             yield Item(line.ts, OPEN, b"", conn, line.address, line=number)
@@ -72,6 +76,15 @@ def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
             yield Item(line.ts, ANSWER, line.payload, url=line.url, line=number)
         elif line.conn not in others:
             yield Item(line.ts, IN, line.payload, conn, is_binary=line.kind == BINARY, line=number)
+
+
+def _connection(path: Path) -> str:
+    """The name of a text file's connection: the same in the parts of one, as long as none is missing between them."""
+    part = _PART.fullmatch(path.name)
+    if part is None or (number := int(part["number"])) == 0:
+        return str(path.parent / (part["name"] if part is not None else path.name))
+    before = path.with_name(f"{part['name']}.{number - 1}{part['end']}")
+    return str(path.parent / part["name"]) if before.exists() else str(path)
 
 
 def exchange_of(address: str) -> str:

@@ -40,7 +40,7 @@ class Item(NamedTuple):
     ts: int  # when it was received: ns
     kind: str
     payload: bytes = b""
-    conn: str = ""  # a name of the file's own; "": one connection that goes on over all files of the command
+    conn: str = ""  # a name: files of one command that use the same one go on with it; "" is never closed
     url: str = ""
     channel: str | None = None
     symbol: str | None = None

@@ -14,7 +14,7 @@ import orjson
 from .adapter import Adapter
 from .events import Snapshot, Update
 from .foreign_file import ForeignFileError
-from .import_format import EVENT, IN, REST, Item
+from .import_format import EVENT, IN, OPEN, OUT, REST, Item
 
 FRAME_BYTES_MAX = 64 * 1024**2
 """Of a frame that was compressed, inflated."""
@@ -39,6 +39,8 @@ class Looked:
     understood: int = 0  # frames and events that an adapter, or a channel, knows
     places: set[tuple[str, str]] = field(default_factory=set)  # channel and symbol of what was understood
     channels: set[str] = field(default_factory=set)  # what answers told of all symbols
+    conns: set[str] = field(default_factory=set)
+    continues: set[str] = field(default_factory=set)  # connections that do not open here: they go on from another file
 
     def source(self, format_name: str) -> dict[str, Any]:
         """How a `start` record names it."""
@@ -66,6 +68,9 @@ def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable
             looked.first = looked.earliest = item.ts
         looked.items += 1
         looked.earliest, looked.latest = min(looked.earliest, item.ts), max(looked.latest, item.ts)
+        if item.conn not in looked.conns and item.kind in (OPEN, IN, OUT):
+            looked.conns.add(item.conn)
+            looked.continues |= {item.conn} if item.kind != OPEN else set()
         if item.kind == IN:
             _look_at_frame(looked, item, adapter)
         elif item.kind == REST:

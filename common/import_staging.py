@@ -8,7 +8,7 @@ checkpoints as a feed writes them. At the end each symbol's file is followed by 
 that all tables are made.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from .begin import start_head
 from .config import ArchiveConfig
 from .disk import Disk
 from .import_format import EVENT, IN, OPEN, OUT, Item
-from .import_look import rest_place, text_of
+from .import_look import Looked, rest_place, text_of
 from .normaliser import Normaliser, Work
 from .process import boot_id
 from .record import Record
@@ -87,7 +87,14 @@ class Staging:
     """Writes one run into an exchange directory of its own. `conn` is the number of the next connection."""
 
     def __init__(
-        self, disk: Disk, directory: Path, adapter: Adapter, run: Run, codec: str, is_taken: Callable[[Path], bool]
+        self,
+        disk: Disk,
+        directory: Path,
+        adapter: Adapter,
+        run: Run,
+        files: Sequence[Looked],
+        codec: str,
+        is_taken: Callable[[Path], bool],
     ) -> None:
         self.records = 0
         self.conn = run.conn
@@ -101,7 +108,8 @@ class Staging:
         self.state = _State(adapter)
         self._checkpoints = Checkpoints(list(run.symbols), CHECKPOINT_S, run.ts / 1e9)
         self._due = self._ts = 0  # when checkpoints are looked for next; the highest time
-        self._conns: dict[tuple[int, str], tuple[int, str | None]] = {}  # number and URL, by the file's place and name
+        self._files = dict(enumerate(files))  # that have not ended yet, by their places
+        self._conns: dict[str, tuple[int, str | None]] = {}  # number and URL of what is open
         self._frames: list[tuple[int, list[bytes]]] = []  # not recorded yet, all of one connection and sort
         self._events: list[tuple[int, str, str, bytes]] = []  # the same, where the files hold events
         self._held_bytes = 0
@@ -139,16 +147,16 @@ class Staging:
             self._look_at_time(item.ts)
         self._ts = max(self._ts, item.ts)
         if item.kind == IN:
-            self._frame(place, item)
+            self._frame(item)
             return
         if item.kind == EVENT and item.channel is not None and item.symbol is not None:
             self._event(item.ts, item.channel, item.symbol, item.payload)
             return
         self._flush()
         if item.kind == OPEN:
-            self._open(place, item)
+            self._open(item)
         elif item.kind == OUT:
-            self._recorder.record(item.ts, "out", conn=self._conn(place, item.conn), payload=item.payload)
+            self._recorder.record(item.ts, "out", conn=self._conn(item.conn), payload=item.payload)
         else:
             self._take_answer(item)
 
@@ -173,8 +181,8 @@ class Staging:
         if (item := self._waiting.pop(symbol, None)) is not None:
             self._answer(item, "book", symbol)
 
-    def _frame(self, place: int, item: Item) -> None:
-        text, conn = text_of(self._adapter, item), self._conn(place, item.conn)
+    def _frame(self, item: Item) -> None:
+        text, conn = text_of(self._adapter, item), self._conn(item.conn)
         if text is None:
             self._flush()
             self._recorder.binary(item.ts, conn, "in", "binary", item.payload)
@@ -209,30 +217,32 @@ class Staging:
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def _conn(self, place: int, name: str) -> int:
-        key = (place, name) if name else (-1, "")
-        if (known := self._conns.get(key)) is None:
-            known = self._conns[key] = (self.conn, None)
+    def _conn(self, name: str) -> int:
+        if (known := self._conns.get(name)) is None:
+            known = self._conns[name] = (self.conn, None)
             self.conn += 1
         return known[0]
 
-    def _open(self, place: int, item: Item) -> None:
+    def _open(self, item: Item) -> None:
         """A connection opens; the one of that name before it is no more, though nothing tells when it was lost."""
-        self._close((place, item.conn), item.ts, "lost: another one opens")
-        number = self._conn(place, item.conn)
-        self._conns[place, item.conn] = (number, item.url)
+        self._close(item.conn, item.ts, "lost: another one opens")
+        number = self._conn(item.conn)
+        self._conns[item.conn] = (number, item.url)
         self._recorder.record(item.ts, "open", conn=number, head={"url": item.url})
 
-    def _close(self, key: tuple[int, str], ts: int, reason: str) -> None:
-        if (known := self._conns.pop(key, None)) is not None:
+    def _close(self, name: str, ts: int, reason: str) -> None:
+        if (known := self._conns.pop(name, None)) is not None:
             number, url = known
             self._recorder.record(ts, "close", conn=number, head={"url": url, "code": None, "reason": reason})
             self._recorder.closed(number)
 
     def _end_file(self, place: int) -> None:
+        """A file ends, and with it each of its connections that goes on in no other."""
         self._flush()
-        for key in [key for key in self._conns if key[0] == place]:
-            self._close(key, self._ts, "the recording ends")
+        ended = self._files.pop(place)
+        kept = {"", *(name for looked in self._files.values() for name in looked.continues)}
+        for name in sorted(ended.conns - kept):
+            self._close(name, self._ts, "the recording ends")
 
     # -- checkpoints and files ---------------------------------------------------------------------------------------
 

@@ -210,7 +210,8 @@ class _Import:
 
     def _write(self, result: Imported, planned: Run) -> None:
         """Write everything into the staging directory, sealed, and say at last that it is whole."""
-        staging = Staging(self._disk, self._staging, self._adapter, planned, self._order.codec, self._is_taken)
+        codec, files = self._order.codec, result.files
+        staging = Staging(self._disk, self._staging, self._adapter, planned, files, codec, self._is_taken)
         total = sum(looked.items for looked in result.files)
         for done, (place, item) in enumerate(merged(result.files, self._read)):
             staging.take(place, item)

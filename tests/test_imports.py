@@ -271,3 +271,22 @@ def test_a_connection_when_its_recording_opens_it_anew_then_the_one_before_was_l
         assert [each["id"] for each in events if each["channel"] == "trade"] == ["1", "2", "3", "4"]
         states = [(gap["state"], gap["reason"]) for gap in client.gaps("binance", ["BTCUSDT"], ["trade"])]
     assert states == [("open", "disconnected"), ("closed", "disconnected"), ("open", "disconnected")]
+
+
+@pytest.mark.parametrize("lost", [(), (1,)], ids=["all", "without the second"])
+def test_a_connection_when_its_recording_was_cut_into_files_then_it_goes_on_unless_one_is_missing(
+    tmp_path: Path, lost: tuple[int, ...]
+) -> None:
+    url, seconds = b"wss://stream.binance.com:9443/stream", BEGIN // 10**9
+    for part in range(3):
+        lines = [b"%d.%d: %b" % (seconds + part, index, message(BEGIN, 3 * part + index)[1]) for index in range(1, 4)]
+        (tmp_path / f"BINANCE.ws.1.{part}").write_bytes(b"\n".join([url + b" <-> %d.0" % seconds, *lines][part > 0 :]))
+    for part in lost:
+        (tmp_path / f"BINANCE.ws.1.{part}").unlink()
+    storage = tmp_path / "storage"
+    imported(storage, *tmp_path.glob("BINANCE.*"), format="cryptofeed", exchange="binance")
+    kinds = [(each.kind, each.conn) for each in records(storage / "binance") if each.kind in ("open", "close", "in")]
+    if lost:
+        assert kinds == [("open", 1), *[("in", 1)] * 3, ("close", 1), *[("in", 2)] * 3, ("close", 2)]
+    else:
+        assert kinds == [("open", 1), *[("in", 1)] * 9, ("close", 1)]
