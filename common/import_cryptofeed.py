@@ -7,8 +7,8 @@
 
 Payloads are exact; a compressed frame is inflated as the feed does it. Times are what a float of seconds holds of them:
 microseconds. When a connection was lost is not told: it counts as lost when the next one of its file opens, and at the
-file's end. Long text files are cut by cryptofeed (NAME.0, NAME.1, …): over those, a connection goes on. Which exchange a
-file is of is told by the addresses in it; what is of another one is left out.
+file's end. Long text files are cut by cryptofeed (NAME.0, NAME.1, …): over those, a connection goes on. Which exchange
+a file is of is told by the addresses in it; what is of another one is left out.
 """
 
 import re
