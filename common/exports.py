@@ -147,7 +147,7 @@ def events(
 
 def is_over(client: Client, job: Job) -> bool:
     """Whether all of a job is archived by now: what is read from here on is all that there will be."""
-    return client.slice(job.exchange, job.symbol, GAP, job.end - 1, job.end).is_past()
+    return client.slice(job.exchange, job.symbol, GAP, job.end - 1, job.end, snapshot=False).is_past()
 
 
 def _days(client: Client, format: Format, job: Job) -> Iterator[Job]:
