@@ -34,12 +34,12 @@ from .exports import END_NS, Format, Job, Rows, events, is_over
 from .times import parse_interval
 
 MS = 10**6
-HELD = 100_000
+HELD = 50_000
 """So many trades are put in the order of time at once: what a backfill brought later stands where it came."""
 WAIT = "1d"
 """So late a trade may come, by the exchange's time, and still counts in its candle."""
 
-_BATCH = 65_536
+_BATCH = 16_384
 _TRADES = "trades"
 _TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d")
 _CCXT = {"coinbase": "coinbaseexchange", "coinbase-advanced": "coinbase", "binance-coinm": "binancecoinm"}

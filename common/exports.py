@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -59,7 +60,8 @@ class Format:
 
     `kinds` names the channels that each kind of file is made of. `path` is a file's name below the directory. `write`
     makes the file and returns its rows: it reads slices of the client in bounded memory, and the same slices give the
-    same bytes. Where not `daily`, one file holds all that was asked for.
+    same bytes. Where not `daily`, one file holds all that was asked for. What there is
+    nothing of has no file.
     """
 
     name: str
@@ -172,7 +174,8 @@ def export(client: Client, format: Format, jobs: Sequence[Job], directory: Path)
     normalisers = {each["name"]: each["normaliser"] for each in client.exchanges()}
     known = _known(directory / EXPORTS)
     for asked in jobs:
-        for job in _days(client, format, asked) if format.daily else (asked,):
+        days = _days(client, format, asked)
+        for job in days if format.daily else (asked for _ in islice(days, 1)):
             file = format.path(job)
             facts = {"format": format.name, **job._asdict(), "normaliser": normalisers.get(job.exchange)}
             line = known.get(str(file), {})

@@ -137,7 +137,9 @@ def test_a_minute_when_the_end_that_was_asked_for_is_past_then_is_over(tmp_path:
     with archived(tmp_path / "storage", found, "binance", instruments=SPOT) as client:
         jobs = planned(client, FORMATS["freqtrade-json"], "binance", ["BTCUSDT"], ["1m"], DAY, DAY + 120 * S)
         (done,) = export(client, FORMATS["freqtrade-json"], jobs, tmp_path / "out")
-    assert [row[0] for row in json.loads(done.path.read_bytes())] == [DAY // 10**6, (DAY + 60 * S) // 10**6]
+        assert [row[0] for row in json.loads(done.path.read_bytes())] == [DAY // 10**6, (DAY + 60 * S) // 10**6]
+        jobs = planned(client, FORMATS["freqtrade-json"], "binance", ["BTCUSDT"], ["1m"], DAY - 60 * S, DAY)
+        assert list(export(client, FORMATS["freqtrade-json"], jobs, tmp_path / "before")) == []
 
 
 def test_files_when_made_twice_then_are_the_same_to_the_byte(tmp_path: Path) -> None:
