@@ -64,6 +64,12 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
+def children(pid: int, pattern: str) -> list[int]:
+    """The children of a process whose command line has the pattern; none of a process that does not run (0)."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "--", pattern], capture_output=True) if pid else None
+    return [int(line) for line in found.stdout.split()] if found else []
+
+
 class Live:
     """Everything that a SUB socket receives of the events, from before the feed starts."""
 
@@ -121,15 +127,19 @@ class Pipeline:
         self._log_from: dict[str, int] = {}  # where the log of the last process of a name begins
         self.log = directory / "log"
 
+    def arguments(self) -> list[str]:
+        """What every process is given."""
+        return [
+            self.exchange,
+            "--storage", str(self.storage), *(("--symbols", self._symbols) if self._symbols else ()),
+            "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
+            "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
+            "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),
+        ]  # fmt: skip
+
     def start(self, *names: str, **environ: str) -> None:
         for name in names or ("archiver", "feed"):
-            command = [
-                sys.executable, "-m", f"processes.{name}", self.exchange,
-                "--storage", str(self.storage), *(("--symbols", self._symbols) if self._symbols else ()),
-                "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
-                "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
-                "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),
-            ]  # fmt: skip
+            command = [sys.executable, "-m", f"processes.{name}", *self.arguments()]
             with self.log.open("ab") as log:
                 self._log_from[name] = log.tell()
                 self._children[name] = subprocess.Popen(
@@ -171,12 +181,12 @@ class Pipeline:
         self._log_from.clear()
 
     def pid(self, name: str) -> int:
-        return self._children[name].pid
+        """0 where it does not run now."""
+        return self._children[name].pid if name in self._children else 0
 
-    def sealing_pids(self) -> list[int]:
-        """The archiver's children that seal right now."""
-        found = subprocess.run(["pgrep", "-P", str(self.pid("archiver")), "-f", "spawn_main"], capture_output=True)
-        return [int(pid) for pid in found.stdout.split()]
+    def workers(self, name: str) -> list[int]:
+        """The children of a process that work right now: the archiver's seal, those of history answer."""
+        return children(self.pid(name), "spawn_main")
 
     def complete(self) -> int:
         return read_archived(Disk(), self.exchange_dir).complete

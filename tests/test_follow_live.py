@@ -1,6 +1,5 @@
-"""Consumers of real processes: over kills of each process and of all, early and late ones are given the same events."""
+"""Consumers of real processes: from the past into what is live, too slow, and without history. Kills: `soak.py`."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,9 +8,9 @@ import pytest
 from common import following as following_module
 from common.client import Client
 from common.errors import BadRequestError, UnavailableError
-from common.events import Event
 from common.following import Following
-from tests.pipeline import Live, Pipeline, events_of, free_port, seeded, until
+from tests.consumers import Consumer, by_topic
+from tests.pipeline import Live, Pipeline, events_of, free_port, until
 
 GENERATED = ("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "300", "--seed", "7")
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
@@ -20,40 +19,12 @@ CHANNELS = ["trade", "book", "quote"]
 Make = Callable[..., Pipeline]
 
 
-class Consumer:
-    """Takes what it is given, in a thread."""
-
-    def __init__(self, following: Following) -> None:
-        self.events: list[Event] = []
-        self.told: list[str] = []
-        self._following, self._stop = following, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with self._following as following:
-            while not self._stop.is_set():
-                self.events.extend(following.poll(0.05))
-
-    def wait(self, count: int) -> None:
-        until(lambda: len(self.events) >= count, f"{count} events have come, {len(self.events)} did")
-
-    def wait_number(self, number: int) -> list[Event]:
-        """What came up to a number, once something above it came."""
-        until(lambda: self.events and self.events[-1]["seq"] > number, f"events up to {number} have come")
-        return [event for event in self.events if event["seq"] <= number]
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
 @pytest.fixture
 def consume() -> Iterator[Callable[[Following], Consumer]]:
     consumers: list[Consumer] = []
 
     def begin(following: Following) -> Consumer:
-        consumers.append(Consumer(following))
+        consumers.append(Consumer(lambda: following))
         return consumers[-1]
 
     yield begin
@@ -72,43 +43,6 @@ def begun(make: Make, **settings: str) -> tuple[Pipeline, Client]:
     return pipeline, Client(pipeline.server)
 
 
-def by_topic(events: list[Event]) -> dict[tuple[str, str], list[Event]]:
-    found: dict[tuple[str, str], list[Event]] = {}
-    for event in events:
-        found.setdefault((event["channel"], event["symbol"]), []).append(event)
-    return found
-
-
-def test_consumers_when_everything_is_killed_meanwhile_then_early_and_late_ones_end_with_the_same_events(
-    make: Make, consume: Consume
-) -> None:
-    rng = seeded()
-    pipeline, client = begun(make)
-    with client:
-        first = pipeline.complete()
-        early = consume(client.follow("binance", SYMBOLS, CHANNELS, after=first, strict=True))
-        loose = consume(client.follow("binance", SYMBOLS, CHANNELS, after=first))
-        kills = [("feed",), ("archiver",), ("history",), ("feed", "archiver", "history"), ("archiver", "history")]
-        for names in rng.sample(kills, len(kills)):
-            early.wait(len(early.events) + rng.randrange(50, 300))
-            pipeline.kill(*names)
-            pipeline.start(*names)
-        late = consume(client.follow("binance", SYMBOLS, CHANNELS, after=first, strict=True))
-        late.wait(rng.randrange(1, 2000))
-        pipeline.kill("history")
-        pipeline.start("history")
-        until(lambda: pipeline.complete() > early.events[-1]["seq"], "the archive goes on")
-        last = pipeline.complete()
-        expected = list(client.slice("binance", SYMBOLS, CHANNELS, after=first, to=last))
-        assert late.wait_number(last) == expected
-        assert early.wait_number(last) == expected
-        loose.wait_number(last)
-        until(lambda: by_topic(early.events).keys() == by_topic(loose.events).keys(), "all topics have gone on")
-        for topic, events in by_topic(expected).items():
-            assert [event for event in by_topic(loose.events)[topic] if event["seq"] <= last] == events
-        assert any(event["channel"] == "gap" for event in expected)
-
-
 def test_follow_when_it_begins_in_the_past_then_is_the_slice_and_goes_on_live(
     make: Make, live: Callable[[Pipeline], Live], consume: Consume
 ) -> None:
@@ -118,7 +52,7 @@ def test_follow_when_it_begins_in_the_past_then_is_the_slice_and_goes_on_live(
         until(lambda: len(subscriber.messages) > 1500, "some time has passed")
         start = time.time_ns() - 10**9
         consumer = consume(client.follow("binance", SYMBOLS, CHANNELS, start))
-        consumer.wait(1500)
+        consumer.wait_count(1500)
         last = pipeline.complete()
         got = consumer.wait_number(last)
         expected = [event for event in client.slice("binance", SYMBOLS, CHANNELS, start) if event["seq"] <= last]

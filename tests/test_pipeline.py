@@ -1,6 +1,5 @@
 """The main job, for real: recordings through the stand-in's WebSocket, feed and archiver, killed and cut in between."""
 
-import base64
 import contextlib
 import gzip
 import json
@@ -22,7 +21,6 @@ from tests.pipeline import (
     assert_dense,
     assert_live_equals_archive,
     events_of,
-    is_part,
     normalised,
     payloads,
     seeded,
@@ -30,6 +28,7 @@ from tests.pipeline import (
     until,
 )
 from tests.standin_client import BTC, ETH
+from tests.whole import assert_losses_are_told, assert_ordered_part
 
 pytestmark = pytest.mark.skipif(not BTC.exists(), reason="the recordings are not at hand")
 
@@ -192,7 +191,7 @@ def test_sealing_killed_half_way_again_and_again_ends_with_every_file_sealed_onc
     pipeline.start()
     kills = 0
     while not pipeline.standin.status()["ended"]:
-        for pid in pipeline.sealing_pids():
+        for pid in pipeline.workers("archiver"):
             time.sleep(random.uniform(0.0, 0.15))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -210,47 +209,6 @@ def test_sealing_killed_half_way_again_and_again_ends_with_every_file_sealed_onc
     assert kills > 0
     assert_whole(pipeline)
     pipeline.verify()
-
-
-def assert_ordered_part(pipeline: Pipeline, path: Path) -> list[Record]:
-    """What is archived of each connection is an ordered part of what was sent on it, nothing doubled.
-
-    The connections are in the same order on both sides; one whose feed was killed while it connected is there alone.
-    """
-    pipeline.standin.status()  # flushes what it has written of what it sent
-    whole: dict[int, list[bytes]] = {}
-    with path.open("rb") as told:
-        for line in told:
-            frame = json.loads(line)
-            payload = frame["payload"].encode() if "payload" in frame else base64.b64decode(frame["payload_b64"])
-            whole.setdefault(frame["conn"], []).append(payload)
-    records = archived(pipeline.exchange_dir)
-    assert_dense(records, pipeline.exchange_dir)
-    left = iter(whole[conn] for conn in sorted(whole))
-    for conn, parts in sorted(payloads(records).items()):
-        assert any(is_part(parts, frames) for frames in left), f"connection {conn}"
-    return records
-
-
-def assert_losses_are_told(records: list[Record]) -> None:
-    """Whatever ids of trades are missing lie in a gap that was opened for them."""
-    last: dict[str, int] = {}
-    late: dict[str, set[int]] = {}
-    gaps: list[dict[str, object]] = []
-    events = events_of(normalised(records))
-    for event in events:
-        if event["channel"] == "gap" and event["channels"] == ["trade"]:
-            gaps.append(event)
-        elif event.get("late"):
-            late.setdefault(event["symbol"], set()).add(int(event["id"]))
-    for event in events:
-        if event["channel"] == "trade" and not event.get("late"):
-            symbol, trade_id = event["symbol"], int(event["id"])
-            missing = range(last.get(symbol, trade_id - 1) + 1, trade_id)
-            told = [gap for gap in gaps if gap["symbol"] == symbol and int(gap.get("first_id", 0)) == missing.start]
-            assert not missing or told, f"{symbol} {missing} is missing and nobody says so"
-            assert set(missing) <= late.get(symbol, set()) or told
-            last[symbol] = trade_id
 
 
 def test_feed_and_archiver_killed_together_and_apart_keep_an_ordered_part_and_tell_what_is_missing(
