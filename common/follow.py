@@ -293,8 +293,9 @@ class Follower:
             name, _, body = message.partition(b" ")
             topic_, content = self._topics.get(name), orjson.loads(body)
             hole = self._judge(topic_, content) if topic_ is not None else self._beat(name, content, now)
-            if hole:
-                self._begin_hole(message, hole, now)
+            if hole:  # one more: whatever is held is asked for at once, or many holes would take a round trip each
+                last = self._number(self._held[-1]) if self._held else 0
+                self._begin_hole(message, max(hole, last), now)
 
     # -- the past ----------------------------------------------------------------------------------------------
 

@@ -198,6 +198,17 @@ def test_rule_13_when_nothing_comes_live_then_history_is_given_as_far_as_it_is()
     assert talk.given == [("trade", 7), ("quote", 11), ("trade", 12)]
 
 
+def test_rule_13_when_more_holes_were_held_meanwhile_then_one_request_fills_them_all() -> None:
+    """One round trip for each: who lost events faster than that never came back to live."""
+    talk = Talk().join()
+    trades = {seq: event("trade", seq, seq - 1) for seq in range(11, 21)}
+    talk.live(*(trades[seq] for seq in range(12, 21, 2)))
+    talk.heal(10, 12, trades[11], trades[12])
+    talk.heal(12, 20, *(trades[seq] for seq in range(13, 21)))
+    assert talk.given == [("trade", seq) for seq in trades]
+    assert not talk.follower.waiting
+
+
 # -- rule 14 -----------------------------------------------------------------------------------------------------------
 
 
