@@ -5,9 +5,14 @@ from typing import Any
 
 from .record import is_text, seq_of
 
+_HEAD = rb'\{"seq":\d+,"ts_recv":(\d+(?:,"kind":"(?:checkpoint|event)")?),'
+_FIRST = re.compile(_HEAD)
+_OTHERS = re.compile(rb"\n(?:(?<=\}\n)" + _HEAD + rb"|)")
+"""At each end of a line: the time of the record that follows, and its kind where that is of interest; nothing at the
+last one, and where something is torn."""
 _CHECKPOINT = re.compile(rb'^\{"seq":(\d+),"ts_recv":\d+,"kind":"checkpoint"', re.MULTILINE)
-_EVENT = re.compile(rb'^\{"seq":\d+,"ts_recv":\d+,"kind":"event"', re.MULTILINE)
-_LINE = re.compile(rb'\{"seq":\d+,"ts_recv":(\d+),[^\n]*\}\n')
+_EVENT = b',"kind":"event"'
+_STAMP_DIGITS = 19
 
 
 def describe(raw: bytes) -> dict[str, Any]:
@@ -15,21 +20,25 @@ def describe(raw: bytes) -> dict[str, Any]:
 
     Raises ValueError where it is damaged.
     """
-    stamps, records = _LINE.findall(raw), raw.count(b"\n")
-    begins = raw.startswith(b'{"seq":') and raw.count(b'\n{"seq":') == records - 1
-    if not begins or len(stamps) != records or not is_text(raw):
+    first, stamps = _FIRST.match(raw), _OTHERS.findall(raw)
+    if first is None or not stamps or stamps.pop() or b"" in stamps or not raw.endswith(b"}\n") or not is_text(raw):
         raise ValueError("not whole record lines")
-    checkpoints = [int(seq) for seq in _CHECKPOINT.findall(raw)] if b'"checkpoint"' in raw else []
+    stamps.append(first[1])
+    checkpoints: list[int] = []
+    told = False
+    times = stamps  # of one length they compare as they are
+    if sum(map(len, stamps)) != _STAMP_DIGITS * len(stamps):
+        checkpoints = [int(seq) for seq in _CHECKPOINT.findall(raw)]
+        told = any(stamp.endswith(_EVENT) for stamp in stamps)
+        times = [int(stamp.partition(b",")[0]) for stamp in stamps]
     last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
-    of_one_length = sum(map(len, stamps)) == 19 * records  # then they compare as they are
-    by_time = None if of_one_length else int
     return {
         "raw_bytes": len(raw),
-        "records": records,
+        "records": len(stamps),
         "seq": [seq_of(raw), seq_of(last)],
-        "ts_recv": [int(min(stamps, key=by_time)), int(max(stamps, key=by_time))],
+        "ts_recv": [int(min(times)), int(max(times))],
         **({"checkpoints": checkpoints} if checkpoints else {}),  # where a reader may begin
-        **({"told": True} if b'"kind":"event"' in raw and _EVENT.search(raw) else {}),  # events that no frame proves
+        **({"told": True} if told else {}),  # events that no frame proves
     }
 
 

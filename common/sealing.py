@@ -18,8 +18,6 @@ from .disk import Disk, remove_if_there
 from .record import FORMAT
 from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines, sync_manifest
 
-READ_BYTES = 4 * 1024**2
-
 
 class DamagedError(Exception):
     """The file to be sealed is damaged; the message says where and what to do."""
@@ -118,18 +116,21 @@ def _described(raw: bytes, path: Path) -> dict[str, Any]:
 
 def _blocks(disk: Disk, path: Path, block_bytes: int) -> Iterator[bytes]:
     """The file in blocks of whole lines, each of `block_bytes` or little less (a longer line is one by itself)."""
-    offset, rest = 0, b""
-    while data := disk.read(path, offset, READ_BYTES):
+    offset = 0
+    while data := disk.read(path, offset, block_bytes):
+        if len(data) == block_bytes:  # else it is the file's rest
+            data = data[: data.rfind(b"\n") + 1] or _long_line(disk, path, offset, block_bytes)
+        yield data
         offset += len(data)
-        data, start = rest + data, 0
-        while len(data) - start >= block_bytes:
-            end = data.rfind(b"\n", start, start + block_bytes) + 1 or data.find(b"\n", start) + 1
-            if not end:
-                break
-            yield data[start:end]
-            start = end
-        rest = data[start:]
-    if rest:
-        yield rest
     if not offset:
         raise DamagedError(f"{path} is empty: nothing to seal")
+
+
+def _long_line(disk: Disk, path: Path, offset: int, size: int) -> bytes:
+    """The line that begins at an offset and is longer than `size`; the file's rest where it has no end."""
+    while True:
+        size *= 2
+        data = disk.read(path, offset, size)
+        end = data.find(b"\n") + 1
+        if end or len(data) < size:
+            return data[: end or None]
