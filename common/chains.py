@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .adapter import Adapter, version
 from .codec import CodecError
@@ -25,6 +25,16 @@ INLINE_BYTES = 64 * 1024**2
 WAIT_S = 0.5
 
 T = TypeVar("T")
+
+
+class Sized(Protocol):
+    """A piece of work, and of how many bytes of records it is."""
+
+    @property
+    def raw_bytes(self) -> int: ...
+
+
+W = TypeVar("W", bound=Sized)
 
 
 class Chain(NamedTuple):
@@ -71,8 +81,8 @@ def _begins_by_itself(reader: Reader, adapter: Adapter, symbol: str, file: Archi
     return mark[0] in line[:96] and mark[1] in line[:512]
 
 
-def run(act: Callable[[Chain], Iterator[T]], work: Sequence[Chain], workers: int) -> Iterator[T]:
-    """What `act` (a function of a module, or a partial of one) yields for all chains, in no certain order.
+def run(act: Callable[[W], Iterator[T]], work: Sequence[W], workers: int) -> Iterator[T]:
+    """What `act` (a function of a module, or a partial of one) yields for all work (chains), in no certain order.
 
     Where it is much, in processes, which end with this one. Raises what `act` raises, and WorkerError.
     """
@@ -119,7 +129,7 @@ def _results(results: Any, children: Iterable[Any]) -> Iterator[Any]:
             yield item
 
 
-def _work(act: Callable[[Chain], Iterator[Any]], tasks: Any, results: Any) -> None:
+def _work(act: Callable[[Any], Iterator[Any]], tasks: Any, results: Any) -> None:
     """Runs in a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -18,7 +18,6 @@ from .import_format import EVENT, IN, OPEN, OUT, REST, Item
 
 FRAME_BYTES_MAX = 64 * 1024**2
 """Of a frame that was compressed, inflated."""
-TELL_EVERY = 4096
 
 Read = Callable[[Path], Iterator[Item]]
 
@@ -59,7 +58,7 @@ def hashed(path: Path) -> Looked:
         return Looked(path, stamp[0], hashlib.file_digest(file, "sha256").hexdigest(), stamp)
 
 
-def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable[[int], None]) -> None:
+def look(looked: Looked, items: Iterator[Item], adapter: Adapter) -> None:
     """Look through a file. Raises ForeignFileError where it cannot be read, or is of something else than was said."""
     for item in items:
         if item.ts <= 0:
@@ -77,8 +76,6 @@ def look(looked: Looked, items: Iterator[Item], adapter: Adapter, told: Callable
             _look_at_answer(looked, item, adapter)
         elif item.kind == EVENT and item.channel is not None and item.symbol is not None:
             _look_at_event(looked, (item.channel, item.symbol), adapter)
-        if not looked.items % TELL_EVERY:
-            told(looked.items)
     if looked.frames and not looked.understood:
         raise ForeignFileError(
             f"{looked.path}: none of its {looked.frames} frames says anything to {adapter.NAME}: "

@@ -8,14 +8,16 @@ checkpoints as a feed writes them. At the end each symbol's file is followed by 
 that all tables are made.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import orjson
 
+from . import chains, exchanges
 from .adapter import FAULTS, Adapter, version
 from .archive import ArchiveWriter
 from .begin import start_head
@@ -24,7 +26,7 @@ from .disk import Disk
 from .import_format import EVENT, IN, OPEN, OUT, Item
 from .import_look import Looked, rest_place, text_of
 from .normaliser import Normaliser, Work
-from .process import boot_id
+from .process import ConfigError, boot_id
 from .record import Record
 from .recorder import Recorder
 from .schedule import Checkpoints
@@ -35,6 +37,8 @@ from .storage import decode_symbol, open_files
 BUFFER_BYTES = 8 * 1024**2
 RUN_FRAMES, WAITED_FRAMES = 1000, 20
 """Frames that are recorded at a time; and while a book waits for the first of its deltas."""
+SEAL_BYTES = 256 * 1024**2
+"""Records that wait to be sealed, many files at a time: in processes where there are several cores."""
 CHECKPOINT_S = 300
 TICK_NS = 1_000_000_000
 
@@ -52,6 +56,14 @@ class Run:
     owed: dict[str, Any]  # what the import before had come to
     sources: list[dict[str, Any]]
     known: frozenset[str]  # symbols that are archived already
+
+
+class Full(NamedTuple):
+    """A file that is to be sealed."""
+
+    path: Path
+    raw_bytes: int
+    goes_on: bool  # its symbol is archived already
 
 
 class _State(Normaliser):
@@ -96,7 +108,6 @@ class Staging:
         codec: str,
         is_taken: Callable[[Path], bool],
     ) -> None:
-        self.records = 0
         self.conn = run.conn
         self._disk, self._directory, self._adapter, self._run = disk, directory, adapter, run
         self._config = ArchiveConfig(codec=codec)
@@ -115,6 +126,7 @@ class Staging:
         self._held_bytes = 0
         self._of = (0, b"")
         self._waiting: dict[str, Item] = {}  # books that came before the first delta, by symbol
+        self._full: list[Full] = []  # files to be sealed
         self._begin()
 
     def _begin(self) -> None:
@@ -256,7 +268,7 @@ class Staging:
             self._checkpoint(ts, symbol)
         if self._writer.turned:
             self._writer.sync(lambda: None)
-            self._seal(self._writer.sealable())
+            self._seal(self._writer.sealable(), now=False)
 
     def _checkpoint(self, ts: int, symbol: str | None) -> None:
         if symbol is not None:
@@ -275,9 +287,9 @@ class Staging:
         for symbol in self._run.symbols:
             self._checkpoint(self._ts, symbol)
         self._writer.sync(lambda: None)
-        self._seal(self._writer.sealable())
+        self._seal(self._writer.sealable(), now=True)
         self._writer.close()
-        self._seal(open_files(self._disk, self._directory))
+        self._seal(open_files(self._disk, self._directory), now=True)
 
     def owed(self) -> dict[str, Any]:
         """How far the run has come, for the next one's `start`: what is missing between the two is a gap."""
@@ -290,9 +302,25 @@ class Staging:
         }
         return {"ts": self._ts, "topics": topics}
 
-    def _seal(self, paths: Iterable[Path]) -> None:
-        config = self._config
+    def _seal(self, paths: Iterable[Path], *, now: bool) -> None:
+        """Seal files that are full, as soon as they are many, or `now`. Raises ConfigError if a worker was killed."""
         for path in paths:
             goes_on = decode_symbol(path.parents[1].name) in self._run.known
-            make = partial(tables_of, adapter=self._adapter, goes_on=goes_on)
-            seal(self._disk, path, config.codec, config.level, config.block_bytes, version(self._adapter), make)
+            self._full.append(Full(path, self._disk.size(path), goes_on))
+        if not now and sum(full.raw_bytes for full in self._full) < SEAL_BYTES:
+            return
+        act = partial(seal_full, disk=self._disk, exchange=self._adapter.NAME, config=self._config)
+        try:
+            for _ in chains.run(act, self._full, os.cpu_count() or 1):
+                pass
+        except chains.WorkerError as error:
+            raise ConfigError(f"{self._directory}: {error}") from None
+        self._full = []
+
+
+def seal_full(full: Full, disk: Disk, exchange: str, config: ArchiveConfig) -> Iterator[Path]:
+    """Seal one file; may run in a process of its own."""
+    adapter = cast(Adapter, exchanges.get(exchange))
+    make = partial(tables_of, adapter=adapter, goes_on=full.goes_on)
+    seal(disk, full.path, config.codec, config.level, config.block_bytes, version(adapter), make)
+    yield full.path

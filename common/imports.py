@@ -171,7 +171,7 @@ class _Import:
                 continue
             known.add(looked.sha256)
             self._progress("files looked through", number, len(self._order.files))
-            look(looked, self._read(path), self._adapter, lambda _items: None)
+            look(looked, self._read(path), self._adapter)
             if not looked.items:
                 raise ForeignFileError(f"{path}: there is nothing in it: give a file that holds something")
             result.files.append(looked)

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import exchanges, import_hftbacktest
+from common import chains, exchanges, import_hftbacktest
 from common.adapter import Adapter
 from common.client import Client
 from common.errors import DamagedError
@@ -290,3 +290,17 @@ def test_a_connection_when_its_recording_was_cut_into_files_then_it_goes_on_unle
         assert kinds == [("open", 1), *[("in", 1)] * 3, ("close", 1), *[("in", 2)] * 3, ("close", 2)]
     else:
         assert kinds == [("open", 1), *[("in", 1)] * 9, ("close", 1)]
+
+
+def test_files_when_they_are_sealed_in_processes_then_they_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [hftbacktest(tmp_path / f"{name}.gz", market(BEGIN, 60, HOUR_NS, name)) for name in ("BTCUSDT", "ETHUSDT")]
+    imported(tmp_path / "inline", *files)
+    monkeypatch.setattr(chains, "INLINE_BYTES", 0)
+    imported(tmp_path / "processes", *files)
+    same, other = (tree(tmp_path / name / "binance") for name in ("inline", "processes"))
+    lines = [{name: sorted(data.splitlines()) for name, data in each.items()} for each in (same, other)]
+    del lines[0][".archiver.lock"], lines[1][".archiver.lock"]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) > 12
