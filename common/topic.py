@@ -75,6 +75,12 @@ class Topic:
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
         self.merged: dict[str, Any] | None = None  # the last fields, of a channel whose frames name what has changed
 
+    def message(self, seq: int, ts_recv: int, ts_event: int | None, fields: bytes) -> bytes:
+        """The live message of an event, by its fields as a JSON object."""
+        if ts_event is None:
+            return self.untimed % (seq, self.prev, ts_recv, fields[1:])
+        return self.timed % (seq, self.prev, ts_event, ts_recv, fields[1:])
+
     def follow(self, conn: int, *, lags: bool) -> None:
         self.conn, self.seam, self.lags, self.plain = conn, True, lags, False
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.events import GAP, Action, Event, body
+from common.events import GAP, Action, Event, Update, body
 from common.judge import FRUITLESS_MAX
 from common.normaliser import Normaliser
 from common.record import decode, encode
@@ -285,6 +285,28 @@ def test_the_event_of_a_frame_read_already_is_that_of_its_record_whatever_its_sy
     messages = ahead.all_messages(map(ahead.work, lines))
     assert messages == apart.all_messages(map(decode, lines))
     assert [orjson.loads(body(message))["symbol"] for message in messages] == [symbol] * 4
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["trade", "quote"]), st.sampled_from("AB"), st.integers(0, 2)))))
+def test_a_frame_of_several_updates_gives_the_same_ahead_and_as_events(
+    frames: list[list[tuple[str, str, int]]],
+) -> None:
+    """Some go on, some repeat (0) or leave one out (2), of one topic or of several, in any order."""
+    subscriptions = orjson.dumps({"subscriptions": {"symbols": ["A", "B"], "channels": ["trade", "quote"]}})
+    start = decode(encode(1, 10, "start", payload=subscriptions))
+    ahead, apart = Normaliser(ADAPTER), Normaliser(ADAPTER)
+    assert ahead.messages(start) == [] == list(apart.record(start))
+    ids: dict[tuple[str, str], int] = {}
+    for seq, frame in enumerate(frames, 2):
+        updates = []
+        for channel, symbol, step in frame:
+            number = ids[channel, symbol] = ids.get((channel, symbol), 0) + step
+            time = number if channel == "trade" else None
+            updates.append(Update(channel, symbol, number, number, time, {"id": str(number)}))
+        expected = [prefix + orjson.dumps(event) for prefix, event in apart.update(seq, seq * 10, 1, updates)]
+        assert ahead.messages((seq, seq * 10, 1, updates)) == expected
+        assert [ahead.symbols[each].state() for each in "AB"] == [apart.symbols[each].state() for each in "AB"]
 
 
 def test_a_fault_costs_one_records_events_and_is_counted() -> None:
