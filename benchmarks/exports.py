@@ -36,8 +36,9 @@ def archive(directory: Path, rows: int) -> Path:
 
 
 def kinds(name: str) -> list[str]:
-    """The kinds of a format that the archive has something of."""
-    return [kind for kind, channels in FORMATS[name].kinds.items() if set(channels) & set(ARCHIVED)]
+    """The kinds of a format that the archive has something of: no frames, and no instruments."""
+    found = [kind for kind, channels in FORMATS[name].kinds.items() if set(channels) & set(ARCHIVED)]
+    return [kind for kind in found if kind not in ("raw", "instrument")]
 
 
 def measure(storage: Path, name: str, kind: str) -> None:

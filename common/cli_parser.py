@@ -18,6 +18,7 @@ EXPORTS = (
     "freqtrade-parquet",
     "freqtrade-json",
     "freqtrade-jsongz",
+    "nautilus",
 )
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]

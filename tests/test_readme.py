@@ -161,6 +161,7 @@ def test_exporting_writes_whole_files(
     assert {path.parent.name for path in tmp_path.glob("binance/*/BTCUSDT-*.parquet")} == {"trade", "book"}
     assert list(tmp_path.glob("binance_trades_*_BTCUSDT.csv.gz"))
     assert {path.suffix for path in tmp_path.glob("binance/btcusdt_*")} == {".npz", ".gz"}
+    assert list(tmp_path.glob("catalogue/data/order_book_delta/BTCUSDT.BINANCE/*.parquet"))
     assert {path.name for path in (tmp_path / "binance").glob("*.feather")} == {
         "BTC_USDT-trades.feather",
         "BTC_USDT-1m.feather",
