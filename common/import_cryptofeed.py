@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from .adapter import Adapter
+from .foreign_file import ForeignFileError, numbered_lines
 from .foreign_recording import BINARY, CONNECT, REST, SENT, numbered
 from .import_format import IN, OPEN, OUT, Item
 from .import_format import REST as ANSWER
@@ -54,6 +55,11 @@ _BYBIT = ("spot", "linear", "inverse")
 
 
 def exchanges(path: Path) -> tuple[str, ...]:
+    for number, line in islice(numbered_lines(path), 1):
+        if line[19:20] == b" " and line[:19].isdigit():
+            raise ForeignFileError(
+                f"{path} line {number}: written as hftbacktest does: give it with that format's name"
+            )
     addresses = {line.address for _, line in islice(numbered(path), HEAD_LINES) if line.address}
     return tuple(sorted({exchange_of(address) for address in addresses}))
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from common import chains, exchanges, import_hftbacktest
 from common.adapter import Adapter
+from common.cli import main
 from common.client import Client
 from common.errors import DamagedError
 from common.foreign_file import ForeignFileError, numbered_lines
@@ -87,6 +88,8 @@ def test_a_recording_of_another_exchange_when_named_wrong_then_it_is_refused(tmp
     path = hftbacktest(tmp_path / "a.gz", market(BEGIN, 10, HOUR_NS))
     with pytest.raises(DamagedError, match=f"{path} is of binance, not of binance-usdm"):
         imported(tmp_path / "storage", path, exchange="binance-usdm")
+    with pytest.raises(DamagedError, match=f"{path} line 1: written as hftbacktest does"):
+        imported(tmp_path / "storage", path, exchange="binance", format="cryptofeed")
     with pytest.raises(ConfigError, match="unknown format 'hft'"):
         imported(tmp_path / "storage", path, format="hft")
 
@@ -304,3 +307,18 @@ def test_files_when_they_are_sealed_in_processes_then_they_are_the_same(
     del lines[0][".archiver.lock"], lines[1][".archiver.lock"]
     assert lines[0] == lines[1]
     assert len(lines[0]) > 12
+
+
+def test_the_command_when_run_then_its_exit_code_says_how_it_went(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, storage = hftbacktest(tmp_path / "a.gz", market(BEGIN, 20, HOUR_NS)), tmp_path / "storage"
+    words = ["import", "hftbacktest", "--storage", str(storage)]
+    (tmp_path / "bad").write_bytes(b"nonsense\n")
+    for file, code in ((path, 0), (path, 0), (tmp_path / "bad", 1), (tmp_path / "none", 2)):
+        assert main([*words, str(file)]) == code
+    out, error = capfd.readouterr()
+    assert f"{path}: was imported before, passed over" in out
+    assert error.count("\n") == 2
+    assert f"{tmp_path / 'bad'} line 1: " in error
+    assert f"{tmp_path / 'none'}: No such file" in error
