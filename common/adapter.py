@@ -74,6 +74,10 @@ FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """What a mistake in an exchange's file, or in the normaliser, raises: it costs that record's events, no more."""
 
 
+SHOWN_CHARS = 60
+"""Of an entry that has no symbol by which it could be named."""
+
+
 def understood(entries: Iterable[Any], read: Callable[[Any], T | None]) -> list[T]:
     """What is read of each entry. One that is not as documented, or not wanted (None), is left out alone."""
     found: list[T] = []
@@ -82,6 +86,22 @@ def understood(entries: Iterable[Any], read: Callable[[Any], T | None]) -> list[
             value = read(entry)
             if value is not None:
                 found.append(value)
+    return found
+
+
+def statuses(entries: Iterable[Any], read: Callable[[Any], tuple[str, str] | None]) -> dict[str, str]:
+    """The status of each symbol of a list of instruments, as `read` tells both of an entry; None: it is not wanted.
+
+    An entry that is not as documented stands there by its own text, as trading: so it is told of.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        try:
+            told = read(entry)
+        except FAULTS:
+            told = f"{entry!s:.{SHOWN_CHARS}}", "TRADING"
+        if told is not None:
+            found[told[0]] = told[1]
     return found
 
 

@@ -222,9 +222,18 @@ def _spelled(exchange: Exchange, request: Any, complete: int) -> Any:
     if all(symbol in known or not may_be_name(symbol) for symbol in named):
         return request
     told = instruments(exchange.reader, exchange.adapter, None, None, complete)
-    own = {each["name"]: each["symbol"] for each in told}
-    spelled = tuple(symbol if symbol in known else own.get(symbol, symbol) for symbol in named)
+    own: dict[str, list[str]] = {}
+    for each in told:
+        own.setdefault(each["name"], []).append(each["symbol"])
+    spelled = tuple(symbol if symbol in known else _meant(symbol, own.get(symbol, [symbol])) for symbol in named)
     return replace(request, symbol=spelled[0]) if is_one else replace(request, symbols=spelled)
+
+
+def _meant(name: str, symbols: list[str]) -> str:
+    """The one symbol that a unified name means."""
+    if len(symbols) > 1:
+        raise refusal("unknown_symbol", f"{name} means {' and '.join(symbols)}: name one of them")
+    return symbols[0]
 
 
 def _check_symbols(exchange: Exchange, symbols: tuple[str, ...]) -> None:

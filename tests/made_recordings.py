@@ -73,7 +73,7 @@ def _coin() -> Iterator[bytes]:
     yield _asked(f"{rest}depth?symbol={COIN}&limit=1000", orjson.dumps({**book, **levels}))
     interest = {"symbol": COIN, "pair": "BTCUSD", "openInterest": "15004", "contractType": "CURRENT_QUARTER"}
     yield _asked(f"{rest}openInterest?symbol={COIN}", orjson.dumps({**interest, "time": 1591261042378}))
-    yield _asked(f"{rest}exchangeInfo", orjson.dumps({"symbols": [_COIN_INSTRUMENT]}))
+    yield _asked(f"{rest}exchangeInfo", orjson.dumps({"symbols": [COIN_INSTRUMENT]}))
     yield from (_frame(0, b'{"stream":"btcusd_200626@%s","data":%s}' % each) for each in _COIN_ONCE)
     for number in range(CHANGES):
         time, before = COIN_MS + number * 100, 17285675 + number * 27
@@ -87,7 +87,7 @@ def _coin() -> Iterator[bytes]:
             yield _frame(number, orjson.dumps({"stream": f"btcusd_200626@{stream}", "data": data}))
 
 
-_COIN_INSTRUMENT = {
+COIN_INSTRUMENT = {
     "symbol": COIN, "pair": "BTCUSD", "contractType": "CURRENT_QUARTER", "deliveryDate": 1593158400000,
     "contractStatus": "TRADING", "contractSize": 100, "marginAsset": "BTC", "baseAsset": "BTC", "quoteAsset": "USD",
     "pricePrecision": 2, "filters": [{"filterType": "PRICE_FILTER", "tickSize": "0.1"},

@@ -223,7 +223,7 @@ def test_requests_name_path_weight_and_what_the_answer_is_read_by() -> None:
 def test_trading_symbols_are_read_by_name() -> None:
     body = b'{"symbols":[{"symbol":"A","status":"TRADING"},{"symbol":"B","status":"HALT"}]}'
     assert binance.trading_symbols(body) == {"A": "TRADING", "B": "HALT"}
-    assert binance.trading_symbols(b"no") == binance.trading_symbols(b'{"symbols":[[]]}') == {}
+    assert binance.trading_symbols(b"no") == binance.trading_symbols(b'{"symbols":[]}') == {}
 
 
 def delta(first: int, last: int) -> Update:

@@ -87,13 +87,15 @@ def test_an_instrument_is_read_whatever_is_wrong_with_others_in_the_list(exchang
     assert adapter.symbol_error(update.symbol) is None
     assert adapter.trading_symbols(alone) == {update.symbol: "TRADING"}
     assert adapter.parse_rest(url, amid)[-1] == update
-    assert adapter.trading_symbols(amid).get(update.symbol) == "TRADING"
+    statuses = adapter.trading_symbols(amid)
+    assert statuses[update.symbol] == "TRADING" and {"None", "7"} <= statuses.keys()  # what no symbol names is told of
 
 
 def test_the_feed_tells_which_instruments_it_does_not_understand(tmp_path: Path) -> None:
     """They trade, but what the exchange says of them is not as documented: they have no unified name."""
     url, entry, _ = LISTED["bitstamp"]
-    broken = [{**entry, "name": "BTC", "market_symbol": f"odd{number}usd"} for number in range(7)]
+    broken = [{**entry, "name": "BTC", "market_symbol": f"odd{number}usd"} for number in range(4)]
+    broken += [{"market_symbol": 7, "name": "BTC/USD"}, None, None]
     (path := tmp_path / "recorded").mkdir()
     trade = (
         b'{"data":{"id":1,"amount_str":"0.1","price_str":"1.0","type":0,"microtimestamp":"1641343699596000"},'
@@ -107,7 +109,8 @@ def test_the_feed_tells_which_instruments_it_does_not_understand(tmp_path: Path)
         pipeline = Pipeline(tmp_path, server, "btcusd", "bitstamp")
         try:
             pipeline.start("feed")
-            said = b"odd0usd, odd1usd, odd2usd, odd3usd, odd4usd, \xe2\x80\xa6: instruments that are not understood: 7"
+            some = "None, odd0usd, odd1usd, odd2usd, odd3usd, …: instruments that are not understood: 6"
+            said = f"bitstamp {some}".encode()
             until(lambda: said in pipeline.log.read_bytes(), "it is told")
         finally:
             pipeline.end()

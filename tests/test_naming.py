@@ -9,6 +9,7 @@ import pytest
 from common import exchanges
 from common.adapter import Adapter
 from common.client import Client
+from common.errors import BadRequestError
 from common.naming import may_be_name, resolve
 from tests.pipeline import Pipeline, until
 
@@ -82,6 +83,19 @@ def test_a_pipeline_of_patterns_records_what_they_mean_and_is_asked_by_unified_n
         assert {event["symbol"] for event in client.slice("binance", "ETH-USDT", "trade")} == {"ETHUSDT"}
         (told,) = client.slice("binance", "BTC-USDT", "instrument").events()
         assert told["tick_size"] == known["BTCUSDT"]["tick_size"] and told["channel"] == "instrument"
+
+
+def test_history_refuses_a_name_that_two_recorded_symbols_bear(make: Callable[..., Pipeline]) -> None:
+    pipeline = make("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "100", "--seed", "5")
+    body = orjson.dumps({"symbols": [entry("BTCUSDT", "A", "B"), entry("ETHUSDT", "A", "B")]})
+    pipeline.standin.fault(do="rest-fail", path=PATH, status=200, body=body.decode())
+    pipeline.start()
+    pipeline.start("history")
+    with Client(pipeline.server) as client:
+        until(lambda: len(client.instruments("binance")) == 2, "instruments are known")
+        until(lambda: list(client.slice("binance", "ETHUSDT", "trade")), "trades are archived")
+        with pytest.raises(BadRequestError, match="A-B means BTCUSDT and ETHUSDT: name one of them"):
+            list(client.slice("binance", "A-B", "trade"))
 
 
 def test_a_feed_whose_names_mean_nothing_exits_with_one_line(make: Callable[..., Pipeline]) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
 from ..fields import day, digits, levels, text
@@ -201,7 +201,7 @@ def _instruments_request(root: str, symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
     try:
-        return dict(understood(orjson.loads(body)["symbols"], _trading))
+        return statuses(orjson.loads(body)["symbols"], _trading)
     except FAULTS:
         return {}
 

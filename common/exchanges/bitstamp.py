@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, instrument
 from ..fields import levels, ns_of_us, step, text, whole
@@ -123,7 +123,7 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of a `markets` answer with its status; empty where it cannot be read."""
     try:
-        return dict(understood(orjson.loads(body), _trading))
+        return statuses(orjson.loads(body), _trading)
     except FAULTS:
         return {}
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Update, instrument
 from ..fields import day, levels, ns_of_ms, side, text
@@ -280,7 +280,7 @@ def _instruments_request(category: str, symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `instruments-info` answer with its status; empty where it cannot be read."""
     try:
-        return dict(understood(orjson.loads(body)["result"]["list"], _trading))
+        return statuses(orjson.loads(body)["result"]["list"], _trading)
     except FAULTS:
         return {}
 

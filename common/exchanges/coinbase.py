@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, maybe, ns_of_iso, text
@@ -232,7 +232,7 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product of a `products` answer with its status, TRADING where it trades; empty where it cannot be read."""
     try:
-        return dict(understood(orjson.loads(body), _trading))
+        return statuses(orjson.loads(body), _trading)
     except FAULTS:
         return {}
 

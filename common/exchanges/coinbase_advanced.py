@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, spot
 from ..fields import maybe, ns_of_iso, text, whole
@@ -232,7 +232,7 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product with its status, TRADING where it trades; empty where it cannot be read."""
     try:
-        return dict(understood(orjson.loads(body)["products"], _trading))
+        return statuses(orjson.loads(body)["products"], _trading)
     except FAULTS:
         return {}
 

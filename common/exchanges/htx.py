@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Reply, Request, Snapshot, Update, spot
 from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
@@ -301,7 +301,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     try:
-        return dict(understood(orjson.loads(body)["data"], _trading))
+        return statuses(orjson.loads(body)["data"], _trading)
     except FAULTS:
         return {}
 

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule, RankedBook
 from ..events import Action, Reply, Request, Update, spot
 from ..fields import digits, loads_exact, ns_of_iso, side, step, text
@@ -289,13 +289,15 @@ def instruments_request(symbols: list[str]) -> Request:
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read."""
     try:
-        return dict(understood(loads_exact(body)["result"].values(), _trading))
+        return statuses(loads_exact(body)["result"].values(), _trading)
     except FAULTS:
         return {}
 
 
-def _trading(entry: Any) -> tuple[str, str]:
+def _trading(entry: Any) -> tuple[str, str] | None:
     """Some pairs have no name of the WebSocket: they trade over REST alone, and are left out."""
+    if "wsname" not in entry:
+        return None
     return _name(entry), "TRADING" if entry["status"] == "online" else text(entry["status"])
 
 

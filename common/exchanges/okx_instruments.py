@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import FAULTS, statuses
 from ..events import Request, Update, instrument
 from ..fields import digits, maybe, ns_of_ms, text
 
@@ -59,7 +59,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     try:
-        return dict(understood(orjson.loads(body)["data"], _trading))
+        return statuses(orjson.loads(body)["data"], _trading)
     except FAULTS:
         return {}
 
