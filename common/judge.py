@@ -100,6 +100,31 @@ class Judge:
         self._out.open_gap(state, topic, reason, ids)
         state.sync.lose()
 
+    def take_close(self, state: SymbolState, conn: int | None) -> None:
+        """A connection ended: what followed it goes on with the other one, or has a gap."""
+        for topic in state.channels.values():
+            if topic.other == conn:
+                topic.drop_other()
+            elif topic.conn == conn and topic.other is not None:
+                self.go_over(state, topic, topic.other)
+            elif topic.conn == conn:
+                topic.conn = None
+                if topic.gap is None:
+                    self._out.open_gap(state, topic, "disconnected")
+                if topic.channel == "book":
+                    state.sync.lose()
+
+    def doubt(self, state: SymbolState, conn: int, reason: str) -> None:
+        """Messages of a connection were lost, nobody knows of what: all that follows it has a gap."""
+        for topic in state.channels.values():
+            if topic.other == conn:
+                topic.drop_other()
+            elif topic.conn == conn and topic.channel == "book":
+                self.lose_book(state, topic, reason)
+                self.ask_snapshot(state)
+            elif topic.conn == conn:
+                self._out.open_gap(state, topic, reason)
+
     def go_over(self, state: SymbolState, topic: Topic, conn: int) -> None:
         """Follow another connection, first with what it has delivered beyond the last id.
 

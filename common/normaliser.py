@@ -268,17 +268,7 @@ class Normaliser:
     def _on_close(self, record: Record) -> None:
         """A connection ended: whoever followed it goes on with the other one, or has a gap."""
         for state in self.symbols.values():
-            for topic in state.channels.values():
-                if topic.other == record.conn:
-                    topic.drop_other()
-                elif topic.conn == record.conn and topic.other is not None:
-                    self._judge.go_over(state, topic, topic.other)
-                elif topic.conn == record.conn:
-                    topic.conn = None
-                    if topic.gap is None:
-                        self._out.open_gap(state, topic, "disconnected")
-                    if topic.channel == "book":
-                        state.sync.lose()
+            self._judge.take_close(state, record.conn)
 
     def _on_switch(self, record: Record) -> None:
         """From now on `conn` feeds what the connection `from` has fed."""
@@ -339,10 +329,10 @@ class Normaliser:
             if state is not None and topic is not None and topic.gap is None:
                 self._out.open_gap(state, topic, str(data.get("reason")))
             return
-        if record.conn is not None:
-            self._doubt(record.conn, str(data.get("reason")))
-            return
         for state in self.symbols.values():
+            if record.conn is not None:
+                self._judge.doubt(state, record.conn, str(data.get("reason")))
+                continue
             if record.symbol not in (None, state.name):
                 continue
             gap = Gap(record.seq, str(data.get("reason")), None)
@@ -350,18 +340,6 @@ class Normaliser:
             for topic in state.channels.values():
                 self._out.tell_gap(state, topic, gap, "open", numbers)
                 self._out.tell_gap(state, topic, gap, "closed", numbers)
-
-    def _doubt(self, conn: int, reason: str) -> None:
-        """Messages of a connection were lost, nobody knows of what: all that follows it has a gap."""
-        for state in self.symbols.values():
-            for topic in state.channels.values():
-                if topic.other == conn:
-                    topic.drop_other()
-                elif topic.conn == conn and topic.channel == "book":
-                    self._judge.lose_book(state, topic, reason)
-                    self._judge.ask_snapshot(state)
-                elif topic.conn == conn:
-                    self._out.open_gap(state, topic, reason)
 
     def _on_checkpoint(self, record: Record) -> None:
         """A cache of the state: taken by who has seen no `start` before it, passed over by everyone else."""
