@@ -35,13 +35,13 @@ class Judge:
         if update.channel in self._dense:
             if topic.id is not None and not self._goes_on(state, topic, update):
                 return
-        elif topic.lags and topic.had(update.last):
+        elif topic.lags and topic.had(update):
             return
         if not update.fields:
             return  # nothing new is said
         if topic.gap is not None:
             self._out.close_gap(state, topic)
-        topic.reached(update.last)
+        topic.reached(update.last, update.fields)
         self._out.emit(state, topic, update.ts_event, topic.merge(update.fields))
 
     def _goes_on(self, state: SymbolState, topic: Topic, update: Update) -> bool:

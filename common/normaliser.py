@@ -16,7 +16,7 @@ from .emission import Emission, Published
 from .events import GAP, Action, Parsed, Snapshot, Update
 from .judge import Judge
 from .record import DATA, Record, decode
-from .topic import Gap, SymbolState, Topic
+from .topic import Gap, Rules, SymbolState, Topic
 
 Work = tuple[int, int, int, Parsed] | Record
 """What is normalised: a whole record, or what a frame says, read already, with its seq, ts_recv and conn."""
@@ -33,7 +33,7 @@ class Normaliser:
         self._adapter, self._exchange, self._dense = adapter, adapter.NAME, adapter.DENSE
         self._is_plain = adapter.loads is orjson.loads  # else numbers need their digits: the payload is read by itself
         self._wanted = None if symbols is None else frozenset(symbols)
-        self._merged = adapter.MERGED
+        self._rules = Rules(adapter.BOOK, adapter.MERGED, adapter.SHARED)
         self._start = 0
         self._subscribed: frozenset[str] | None = None  # None before any `start` was seen
         self._out = Emission(adapter.NAME)
@@ -161,6 +161,7 @@ class Normaliser:
         if channel in self._dense and first - 1 != topic.id:
             return None
         topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, 0, ts_recv
+        topic.latest = fields
         return topic
 
     def _all_go_on(self, seq: int, ts_recv: int, conn: int, updates: list[Update]) -> list[bytes] | None:
@@ -206,7 +207,7 @@ class Normaliser:
             if state is None or topic is None:
                 continue
             if topic.plain and topic.conn == conn and (channel not in self._dense or first - 1 == topic.id):
-                topic.id = last
+                topic.pass_to(last, fields)
                 out.emit(state, topic, ts_event, fields)
             else:
                 self._deliver(state, topic, conn, update)
@@ -243,8 +244,7 @@ class Normaliser:
         self._subscribed = frozenset(subscriptions.get("symbols", ()))
         for name in sorted(self._subscribed if self._wanted is None else self._subscribed & self._wanted):
             channels = subscriptions.get("channels", self._adapter.CHANNELS)
-            rules = self._adapter.BOOK, self._merged
-            state = SymbolState(self._exchange, name, record.seq, channels, *rules, is_known=True)
+            state = SymbolState(self._exchange, name, record.seq, channels, self._rules, is_known=True)
             self.symbols[name] = state
             since = owed.get("since", {}).get(name, owed.get("ts"))  # by symbol, where an import goes on
             for channel, last in owed.get("topics", {}).get(name, {}).items():
@@ -260,10 +260,8 @@ class Normaliser:
             self.symbols.pop(name, None)
         for name in sorted(data["added"]):
             if self._may_know(name):
-                rules = self._adapter.BOOK, self._merged
-                self.symbols[name] = SymbolState(
-                    self._exchange, name, record.seq, data["channels"], *rules, is_known=True
-                )
+                channels = data["channels"]
+                self.symbols[name] = SymbolState(self._exchange, name, record.seq, channels, self._rules, is_known=True)
 
     def _on_close(self, record: Record) -> None:
         """A connection ended: whoever followed it goes on with the other one, or has a gap."""
@@ -348,7 +346,7 @@ class Normaliser:
             return
         data = orjson.loads(record.payload or b"{}")
         if data.get("normaliser") == version(self._adapter):
-            self.symbols[name] = SymbolState.restored(self._exchange, name, data["state"], self._adapter.BOOK)
+            self.symbols[name] = SymbolState.restored(self._exchange, name, data["state"], self._rules)
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -372,7 +370,7 @@ class Normaliser:
         state = self.symbols.get(symbol)
         if state is None and self._may_know(symbol):
             state = self.symbols[symbol] = SymbolState(
-                self._exchange, symbol, self._start, self._adapter.CHANNELS, self._adapter.BOOK, self._merged
+                self._exchange, symbol, self._start, self._adapter.CHANNELS, self._rules
             )
         return state
 

@@ -2,13 +2,16 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .book import BookRule, BookSync
 from .events import GAP, Update, templates, topic
 
 OVERLAP_MAX = 10_000
 """Frames of the other connection that are kept while two feed a topic."""
+
+TOLD_MAX = 2_000
+"""Events of one id that are remembered: a frame of Bybit brings up to 1024 trades."""
 
 
 class Missing:
@@ -50,8 +53,8 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last",
-        "merged", "missing", "other", "overlaps", "part", "plain", "prefix", "prev", "seam", "timed", "ts", "untimed",
+        "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last", "latest", "merged", "missing",
+        "other", "overlaps", "part", "plain", "prefix", "prev", "seam", "shares", "timed", "told", "ts", "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -72,6 +75,9 @@ class Topic:
         self.other: int | None = None  # a second connection that delivers the same, not followed
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
         self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
+        self.shares = False  # several updates may bear one id
+        self.told: deque[dict[str, Any]] = deque(maxlen=TOLD_MAX)  # then: of `id`, and not by the other one too
+        self.latest: dict[str, Any] | None = None  # instead of `told`, where the last event was plain
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
         self.merged: dict[str, Any] | None = None  # the last fields, of a channel whose frames name what has changed
 
@@ -94,32 +100,55 @@ class Topic:
                 self.held.clear()
         elif self.id is not None and update.last <= self.id:
             self.overlaps = True
-            if self.had(update.last):
+            if self.had(update):
                 return
         if len(self.held) == OVERLAP_MAX:
             self.overlaps = False  # the oldest goes: from here on they no longer meet
         self.held.append(update)
 
-    def had(self, last: int) -> bool:
-        """Whether what bears this id was told, as far as ids say.
+    def had(self, update: Update) -> bool:
+        """Whether this was told, as far as ids say. Where several bear one, their fields tell: each stands for one.
 
-        Candles of several lengths bear one time: those of the last one may not all have come. Where connections change
-        hands at such a moment, one may be told twice: better than that the end of another is not told at all.
+        What is not remembered is told twice: better than that another one is not told at all.
         """
-        if self.id is None:
+        if self.id is None or update.last != self.id or not self.shares:
+            return self.id is not None and update.last <= self.id
+        told = self._remembered()
+        if update.fields not in told:
             return False
-        return last < self.id if self.channel == "candle" else last <= self.id
+        told.remove(update.fields)
+        return True
 
-    def reached(self, last: int) -> None:
+    def reached(self, last: int, fields: dict[str, Any] | None = None) -> None:
         """The followed connection has come to an id: what the other holds up to there is known."""
-        self.id = last
-        self.seam = self.lags = False
-        self.plain = self.gap is None and self.other is None and self.channel != "book" and self.merged is None
+        if last != self.id or not self.shares:
+            self.lags = False
+        self.pass_to(last, fields)
+        self.seam = False
+        is_alone = self.other is None and not self.lags
+        self.plain = is_alone and self.gap is None and self.channel != "book" and self.merged is None
+        new = []
         while self.held and self.held[0].last <= last and not self.keeps_all:
             self.overlaps = True
-            if not self.had(self.held[0].last):
-                break
-            self.held.popleft()
+            if not self.had(update := self.held.popleft()):
+                new.append(update)
+        self.held.extendleft(reversed(new))
+
+    def pass_to(self, last: int, fields: dict[str, Any] | None) -> None:
+        """Move on to an id, and remember what was told of it where others may bear it."""
+        if self.shares and fields is not None:
+            told = self._remembered()
+            if last != self.id:
+                told.clear()
+            told.append(fields)
+        self.id = last
+
+    def _remembered(self) -> deque[dict[str, Any]]:
+        if self.latest is not None:
+            self.told.clear()
+            self.told.append(self.latest)
+            self.latest = None
+        return self.told
 
     def merge(self, fields: dict[str, Any]) -> dict[str, Any]:
         """All fields as they are now, by what a frame says of some."""
@@ -140,6 +169,7 @@ class Topic:
     def state(self) -> dict[str, Any]:
         gap = self.gap
         merged = {"merged": self.merged} if self.merged is not None else {}
+        told = {"told": list(self._remembered())} if self.shares else {}
         return {
             "last": self.last,
             "part": self.part,
@@ -154,15 +184,25 @@ class Topic:
             "held": [list(update) for update in self.held],
             "overlaps": self.overlaps,
             **merged,
+            **told,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.last, self.part, self.ts, self.id = state["last"], state["part"], state["ts"], state["id"]
         self.conn, self.seam, self.lags, self.other = state["conn"], state["seam"], state["lags"], state["other"]
         self.overlaps, self.merged = state["overlaps"], state.get("merged")
+        self.told.extend(state.get("told", ()))
         self.gap = None if state["gap"] is None else Gap(*state["gap"])
         self.missing = [Missing(*miss) for miss in state["missing"]]
         self.held.extend(Update(*update) for update in state["held"])
+
+
+class Rules(NamedTuple):
+    """What `adapter.Adapter` says of all symbols: BOOK, MERGED and SHARED."""
+
+    book: BookRule
+    merged: Mapping[str, tuple[str, ...]]
+    shared: frozenset[str]
 
 
 class SymbolState:
@@ -176,21 +216,21 @@ class SymbolState:
         name: str,
         start: int,
         channels: Collection[str],
-        rule: BookRule,
-        merged: Mapping[str, tuple[str, ...]] | None = None,
+        rules: Rules,
         *,
         is_known: bool = False,
     ) -> None:
         self.name = name
         self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
-        for channel, fields in (merged or {}).items():
-            if channel in self.channels:
-                self.channels[channel].merged = dict.fromkeys(fields)
+        for channel, topic_ in self.channels.items():
+            topic_.shares = channel in rules.shared
+            if channel in rules.merged:
+                topic_.merged = dict.fromkeys(rules.merged[channel])
         self.gaps = Topic(exchange, GAP, name, start)
         if "book" in self.channels:
-            self.channels["book"].keeps_all = rule.snapshot == "stream"
-        self.sync = BookSync(rule)
+            self.channels["book"].keeps_all = rules.book.snapshot == "stream"
+        self.sync = BookSync(rules.book)
         self.instrument: dict[str, Any] | None = None  # what the last `instrument` event said
 
     def state(self) -> dict[str, Any]:
@@ -200,11 +240,11 @@ class SymbolState:
         return {"topics": topics, "gaps": self.gaps.state(), "book": self.sync.state(), **rest}
 
     @classmethod
-    def restored(cls, exchange: str, name: str, kept: dict[str, Any], rule: BookRule) -> "SymbolState":
-        state = cls(exchange, name, 0, kept["topics"], rule, is_known=True)
+    def restored(cls, exchange: str, name: str, kept: dict[str, Any], rules: Rules) -> "SymbolState":
+        state = cls(exchange, name, 0, kept["topics"], rules, is_known=True)
         for channel, of_topic in kept["topics"].items():
             state.channels[channel].restore(of_topic)
         state.gaps.restore(kept["gaps"])
-        state.sync = BookSync.restored(kept["book"], rule)
+        state.sync = BookSync.restored(kept["book"], rules.book)
         state.instrument = kept.get("instrument")
         return state

@@ -34,6 +34,9 @@ BOOK = BookRule("stream", "exact")
 WHOLE = {"book": "proven"}
 """Trades have no ids that count: `seq` only grows."""
 
+SHARED = frozenset({"trade", "candle", "liquidation"})
+"""Trades of several messages may bear one `seq`."""
+
 CANDLE_INTERVALS = ("1", "3", "5", "15", "30", "60", "120", "240", "360", "720", "D", "W", "M")
 CANDLE_DEFAULT = "1"
 
