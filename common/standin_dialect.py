@@ -17,6 +17,23 @@ class RefusedError(Exception):
         self.code, self.reason = code, reason
 
 
+class Patience:
+    """How long an exchange bears that a client says nothing: told the time once a second, as `Session.beat` is."""
+
+    def __init__(self, limit_s: float, code: int, reason: str) -> None:
+        self._limit_ms, self._refusal = limit_s * 1000, RefusedError(code, reason)
+        self._since: int | None = None  # the first beat after what was heard last
+
+    def hear(self) -> None:
+        self._since = None
+
+    def wait(self, now_ms: int) -> None:
+        """Raises RefusedError where it is over."""
+        self._since = now_ms if self._since is None else self._since
+        if now_ms - self._since > self._limit_ms:
+            raise self._refusal
+
+
 class Session(Protocol):
     """One connection: what it has subscribed to, and what the server says on it by itself."""
 
@@ -24,7 +41,7 @@ class Session(Protocol):
 
     def __init__(self, path: str) -> None: ...
     def answer(self, frame: bytes) -> list[bytes]: ...  # to one frame of the client; raises RefusedError
-    def beat(self, now_ms: int) -> list[bytes]: ...  # once a second
+    def beat(self, now_ms: int) -> list[bytes]: ...  # once a second; raises RefusedError where it has waited too long
     def greeting(self) -> list[bytes]: ...  # on connect
 
     # `numbered(payload) -> bytes`: a recorded frame with its number on this connection, where messages are counted

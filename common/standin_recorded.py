@@ -22,7 +22,7 @@ from .link import Link
 from .process import ConfigError
 from .recording import Message
 from .standin_books import StandinBooks
-from .standin_dialect import Session
+from .standin_dialect import RefusedError, Session
 from .standin_options import Options
 from .standin_server import Answer, StandinServer
 
@@ -112,7 +112,12 @@ class RecordedStandin(StandinServer[Session]):
     def beat(self) -> None:
         now_ms = time.time_ns() // 1_000_000
         for link, session in list(self.links.values()):
-            self._say(link, session.beat(now_ms))
+            if not link.is_open:
+                continue
+            try:
+                self._say(link, session.beat(now_ms))
+            except RefusedError as error:
+                link.end(error.code, error.reason)
 
     def book_stream(self, symbol: str) -> str:
         return next(iter(self._streams_of(symbol, ["book"])), "")

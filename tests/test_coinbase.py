@@ -106,7 +106,7 @@ def test_instruments_come_over_rest_and_by_status_and_are_told_when_they_change(
     assert ADAPTER.trading_symbols(PRODUCTS) == {
         "BTC-USD": "TRADING", "OLD-USD": "delisted", "OFF-USD": "disabled",
     }  # fmt: skip
-    assert ADAPTER.trading_symbols(b"no") == ADAPTER.trading_symbols(b"[1]") == {}
+    assert ADAPTER.trading_symbols(b"no") == ADAPTER.trading_symbols(b"[]") == {}
 
 
 def test_streams_and_frames_are_the_documented_ones() -> None:

@@ -291,6 +291,20 @@ def test_faults_when_asked_for_then_happen(tmp_path: Path, serve: Serve) -> None
     asked(clients)
 
 
+def test_connection_when_the_exchange_has_waited_too_long_then_is_closed(tmp_path: Path, serve: Serve) -> None:
+    class Impatient(Session):
+        def beat(self, now_ms: int) -> list[bytes]:
+            raise RefusedError(4004, "No data received")
+
+    dialect = SimpleNamespace(**{**vars(SPEECH), "Session": Impatient})
+    clients = serve("--recording", recording(tmp_path / "a.gz", message("trade.A", 1)), dialect=dialect)
+    client = clients.connect("/public/v1")
+    assert client.recv() == '{"hello":1}'
+    opcode, data = client.recv_data()
+    assert (opcode, data) == (websocket.ABNF.OPCODE_CLOSE, (4004).to_bytes(2, "big") + b"No data received")
+    until(lambda: not clients.status()["connections"], "the connection is gone")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

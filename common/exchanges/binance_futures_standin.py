@@ -18,6 +18,8 @@ from .binance_futures import route
 
 MESSAGES_PER_S = 10.0
 POLICY_VIOLATION = 1008
+COIN_STREAMS_MAX = 200
+"""Of one connection; USD-M's are bounded as those of spot are."""
 
 _COIN = re.compile(r"[^@]+usd_(perp|\d{6})@")
 _UNKNOWN_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
@@ -56,6 +58,8 @@ class Session:
         return []
 
     def _serve(self) -> None:
+        if sum(_COIN.match(name) is not None for name in self._asked.streams) > COIN_STREAMS_MAX:
+            raise RefusedError(POLICY_VIOLATION, "Too many streams")
         self.streams = {name: None for name in self._asked.streams if _COIN.match(name) or route(name) == self._route}
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from ..standin_dialect import RefusedError
+from ..standin_dialect import Patience, RefusedError
 from .bybit import CANDLE_INTERVALS
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
@@ -18,6 +18,9 @@ ARGS_CHARS_MAX = 21_000
 
 SPOT_ARGS_MAX = 10
 """Topics in one request."""
+
+IDLE_S = 600
+"""Without a frame of the client."""
 
 _CONN_ID = "d8bu1olkndm7crnfs1e0-standin"
 _COMMON = rf"publicTrade|orderbook\.(1|50|200|1000)|tickers|kline\.({'|'.join(CANDLE_INTERVALS)})"
@@ -40,9 +43,11 @@ class Session:
 
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
+        self._patience = Patience(IDLE_S, 1001, "no traffic for 10 min")
         self._path = urlsplit(path).path
 
     def answer(self, frame: bytes) -> list[bytes]:
+        self._patience.hear()
         try:
             message = orjson.loads(frame)
             op, request_id = message["op"], message.get("req_id")
@@ -78,6 +83,7 @@ class Session:
         return ""
 
     def beat(self, now_ms: int) -> list[bytes]:
+        self._patience.wait(now_ms)
         return []  # it is the client who pings
 
     def greeting(self) -> list[bytes]:

@@ -10,9 +10,11 @@ from typing import Any
 import orjson
 
 from ..fields import NS_PER_MS, iso
+from ..standin_dialect import Patience
 from .coinbase import symbol_error
 
 MESSAGES_PER_S = 8.0
+SUBSCRIBE_WITHIN_S = 5
 
 _CHANNELS = ("level2", "market_trades", "ticker", "ticker_batch", "candles", "status")
 _STREAMS = {"l2_data": "level2", "market_trades": "market_trades", "ticker": "ticker", "candles": "candles"}
@@ -45,6 +47,7 @@ class Session:
 
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
+        self._patience: Patience | None = Patience(SUBSCRIBE_WITHIN_S, 1008, "no subscription within 5 s")
         self._hears = False  # heartbeats
         self._beats = self._next = 0
         self._time = "1970-01-01T00:00:00Z"  # of the last beat
@@ -77,6 +80,7 @@ class Session:
         else:
             for product in products:
                 self.streams.pop(f"{channel}:{product}", None)
+        self._patience = None
         return [self._message("subscriptions", [{"subscriptions": self._subscriptions()}])]
 
     def _subscriptions(self) -> dict[str, list[str]]:
@@ -90,6 +94,8 @@ class Session:
         """A heartbeat, where it was asked for."""
         now = iso(now_ms * NS_PER_MS)
         self._time = now.replace("Z", "000Z")
+        if self._patience is not None:
+            self._patience.wait(now_ms)
         if not self._hears:
             return []
         self._beats += 1

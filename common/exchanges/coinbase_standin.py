@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 
 from ..fields import NS_PER_MS, iso
+from ..standin_dialect import Patience
 from .coinbase import symbol_error
 
 MESSAGES_PER_S = 100.0
+SUBSCRIBE_WITHIN_S = 5
 
 _CHANNELS = ("level2_batch", "matches", "ticker", "ticker_batch", "heartbeat", "status")
 _LOCKED = ("level2", "level3", "full", "user")
@@ -58,6 +60,7 @@ class Session:
 
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
+        self._patience: Patience | None = Patience(SUBSCRIBE_WITHIN_S, 1008, "no subscription within 5 s")
 
     def greeting(self) -> list[bytes]:
         return []
@@ -74,6 +77,7 @@ class Session:
             names = _names(request)
         except _RefusedError as error:
             return [_error(f"Failed to {kind}", str(error))]
+        self._patience = None
         if kind == "subscribe":
             self.streams |= dict.fromkeys(names)
         else:
@@ -91,6 +95,8 @@ class Session:
 
     def beat(self, now_ms: int) -> list[bytes]:
         """A heartbeat for each product that asked for it."""
+        if self._patience is not None:
+            self._patience.wait(now_ms)
         time = iso(now_ms * NS_PER_MS)
         beat = {"type": "heartbeat", "sequence": now_ms, "last_trade_id": 0}
         return [

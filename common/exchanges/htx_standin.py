@@ -31,7 +31,7 @@ def stream_of(payload: bytes) -> str | None:
 
 
 class Session:
-    """Who does not answer pings is sent nothing more."""
+    """Who does not answer two pings is left."""
 
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
@@ -47,13 +47,10 @@ class Session:
             return []
         self._unanswered += 1
         if self._unanswered > UNANSWERED_MAX:
-            self.streams.clear()
-            return []
+            raise RefusedError(1003, "no pong")
         return [b'{"ping":%d}' % now_ms]
 
     def answer(self, frame: bytes) -> list[bytes]:
-        if self._unanswered > UNANSWERED_MAX:
-            raise RefusedError(1003, "no pong")
         try:
             message = orjson.loads(frame)
             if "pong" in message:

@@ -10,12 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from ..fields import loads_exact
-from ..standin_dialect import RefusedError
+from ..standin_dialect import Patience, RefusedError
 from .kraken import CANDLE_INTERVALS
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 DEPTHS = (10, 25, 100, 500, 1000)
 TRIGGERS = ("trades", "bbo")
+
+IDLE_S = 60
+"""Without a frame of the client, while it has subscribed to nothing: then there are no heartbeats either."""
 
 _TIMES = {"time_in": "2023-09-25T09:04:31.742599Z", "time_out": "2023-09-25T09:04:31.742648Z"}
 _STATUS = (
@@ -41,8 +44,10 @@ class Session:
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
         self._path = urlsplit(path).path
+        self._patience = Patience(IDLE_S, 1001, "no activity for a minute")
 
     def answer(self, frame: bytes) -> list[bytes]:
+        self._patience.hear()
         if self._path != "/v2":
             raise RefusedError(1008, f"there is nothing at {self._path}")
         try:
@@ -78,7 +83,10 @@ class Session:
         return {"result": {"channel": channel, **asked, "symbol": symbol}, "success": True, **_TIMES}
 
     def beat(self, now_ms: int) -> list[bytes]:
-        return [b'{"channel":"heartbeat"}'] if self.streams else []
+        if self.streams:
+            return [b'{"channel":"heartbeat"}']
+        self._patience.wait(now_ms)
+        return []
 
     def greeting(self) -> list[bytes]:
         return [_STATUS]

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from ..standin_dialect import RefusedError
+from ..standin_dialect import Patience, RefusedError
 from . import okx
 
 MESSAGES_PER_S = 10.0
@@ -32,6 +32,9 @@ _PUBLIC = frozenset({
 _INSTRUMENTS = "/api/v5/public/instruments"
 _LOGIN = frozenset({"books-l2-tbt", "books50-l2-tbt"})
 
+IDLE_S = 30
+"""Without a frame of the client. The exchange counts its own, too: here a ping that is missing shows in any case."""
+
 
 def stream_of(payload: bytes) -> str | None:
     try:
@@ -44,6 +47,7 @@ def stream_of(payload: bytes) -> str | None:
 class Session:
     def __init__(self, path: str) -> None:
         self.streams: dict[str, None] = {}
+        self._patience = Patience(IDLE_S, 4004, "No data received in 30s.")
         self._offered = {"/ws/v5/public": _PUBLIC, "/ws/v5/business": _BUSINESS}.get(urlsplit(path).path, frozenset())
         self._requests = 0
 
@@ -51,9 +55,11 @@ class Session:
         return []
 
     def beat(self, now_ms: int) -> list[bytes]:
+        self._patience.wait(now_ms)
         return []
 
     def answer(self, frame: bytes) -> list[bytes]:
+        self._patience.hear()
         if frame == okx.PING:
             return [okx.PONG]
         self._requests += 1
