@@ -8,7 +8,7 @@ run: .venv/ready ## the whole pipeline on the built-in stand-in exchange
 	@exec $(BIN)/python -m processes.archive binance --conf conf/sandbox.toml
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 lint: .venv/ready
 	$(BIN)/ruff check .
