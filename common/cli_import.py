@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     for path in done.passed_over:
         print(f"{path}: was imported before, passed over")
     for looked in done.files:
-        print(f"{looked.path}: {looked.items} items, {looked.frames - looked.understood} frames not understood")
+        print(f"{looked.path}: {looked.items} items, {looked.unknown} frames not understood")
     if done.others:
         print(f"what the files hold of {', '.join(done.others)} is left out: import it by its own --exchange")
     for error, count in done.faults.items():

@@ -1,24 +1,25 @@
 """Lines of a file that others made: plain or compressed, told apart by its first bytes.
 
 1f 8b        gzip   (several members one after the other are one file)
-42 5a 68     bz2
-28 b5 2f fd  zstd
+42 5a 68     bz2    (so are several streams
+28 b5 2f fd  zstd    and several frames)
 else         the lines themselves
 """
 
 import bz2
 import gzip
-import io
-import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 CHUNK_BYTES = 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024**2
 
-_BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
+STEP_BYTES = 1024
+"""Of what is compressed, inflated at a time: at most some 32 MB come of them, whatever the file was made to hold."""
+
+_BROKEN = (EOFError, OSError, zlib.error)
 
 
 class ForeignFileError(ValueError):
@@ -49,8 +50,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as raw:
         offset = lines = 0
         try:
-            file = _opened(raw)
-            while chunk := file.read(CHUNK_BYTES):
+            for chunk in _inflated(raw):
                 yield chunk
                 lines += chunk.count(b"\n")
                 offset = raw.tell()
@@ -66,15 +66,42 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _opened(raw: IO[bytes]) -> IO[bytes]:
+def _inflated(raw: IO[bytes]) -> Iterator[bytes]:
     magic = raw.read(4)
     raw.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]  # a binary reader in all but its declared type
-    if magic.startswith(b"BZh"):
-        return bz2.BZ2File(raw)
-    if magic == b"\x28\xb5\x2f\xfd":
-        import zstandard  # only for files that need it
+        file: Any = gzip.GzipFile(fileobj=raw)
+    elif magic.startswith(b"BZh"):
+        yield from _streams(raw, bz2.BZ2Decompressor)
+        return
+    elif magic == b"\x28\xb5\x2f\xfd":
+        yield from _frames(raw)
+        return
+    else:
+        file = raw
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return raw
+
+def _frames(raw: IO[bytes]) -> Iterator[bytes]:
+    import zstandard  # only for files that need it
+
+    try:
+        yield from _streams(raw, lambda: zstandard.ZstdDecompressor().decompressobj())
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from None
+
+
+def _streams(raw: IO[bytes], begin: Callable[[], Any]) -> Iterator[bytes]:
+    """Stream after stream, up to the file's end. The readers of bz2 and zstandard would take damage for the end."""
+    stream: Any = None
+    data = b""
+    while data := data or raw.read(STEP_BYTES):
+        stream = stream or begin()
+        if out := stream.decompress(data):
+            yield out
+        data = b""
+        if stream.eof:
+            stream, data = None, stream.unused_data
+    if stream is not None:
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")

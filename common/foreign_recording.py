@@ -69,7 +69,7 @@ def numbered(path: Path) -> Iterator[tuple[int, Line]]:
     for number, text in numbered_lines(path):
         try:
             line = _line(path, text.rstrip(b"\r"))
-        except (ValueError, KeyError, TypeError, SyntaxError, AttributeError):
+        except (ValueError, KeyError, TypeError, SyntaxError, AttributeError, OverflowError):
             raise ForeignFileError(f"{path} line {number}: neither a frame nor an answer: {text[:60]!r}") from None
         if line is not None:
             yield number, line
@@ -91,7 +91,8 @@ def _line(path: Path, text: bytes) -> Line | None:
     ts, payload = _ns(found["ts"].decode()), text[found.end() :]
     if found["arrow"]:
         kind, address = _KINDS[found["arrow"]], found["url"].decode()
-        return Line(ts, kind, payload, target(address) if kind == REST else "", address)
+        asked = target(address)  # raises where it is no address
+        return Line(ts, kind, payload, asked if kind == REST else "", address)
     if payload[:2] in (b"b'", b'b"'):
         literal = ast.literal_eval(payload.decode())
         if not isinstance(literal, bytes):
@@ -104,10 +105,12 @@ def _of_json(found: dict[str, str]) -> Line | None:
     if found["t"] == "header":
         return None
     kind = _JSON_KINDS[found["t"]]
-    address = found.get("url") or found.get("addr") or ""
+    address, conn = found.get("url") or found.get("addr") or "", found.get("conn", "")
+    asked = target(address)  # raises where it is no address
+    if type(address) is not str or type(conn) is not str:
+        raise TypeError
     ts = round(float(found["ts"]) * 1e6) * 1000  # a float of today holds microseconds
-    url = target(found["url"]) if kind == REST else ""
-    return Line(ts, kind, found.get("data", "").encode(), url, address, found.get("conn", ""))
+    return Line(ts, kind, found.get("data", "").encode(), asked if kind == REST else "", address, conn)
 
 
 def target(url: str) -> str:

@@ -30,7 +30,11 @@ HEAD_LINES = 20_000
 def exchanges(path: Path) -> tuple[str, ...]:
     for number, line in islice(numbered_lines(path), HEAD_LINES):
         _, payload = _split(path, number, line)
-        if (exchange := _exchange_of(orjson.loads(payload))) is not None:
+        try:
+            exchange = _exchange_of(orjson.loads(payload))
+        except orjson.JSONDecodeError as error:
+            raise ForeignFileError(f"{path} line {number}: no whole JSON ({error}): mend or drop it") from None
+        if exchange is not None:
             return (exchange,)
     return ()
 

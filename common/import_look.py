@@ -19,6 +19,9 @@ from .import_format import EVENT, IN, OPEN, OUT, REST, Item
 FRAME_BYTES_MAX = 64 * 1024**2
 """Of a frame that was compressed, inflated."""
 
+TS_END = 1 << 62
+"""In 2116: no recorder's clock comes to it."""
+
 Read = Callable[[Path], Iterator[Item]]
 
 
@@ -41,6 +44,11 @@ class Looked:
     conns: set[str] = field(default_factory=set)
     continues: set[str] = field(default_factory=set)  # connections that do not open here: they go on from another file
 
+    @property
+    def unknown(self) -> int:
+        """Frames that say nothing to the adapter."""
+        return max(0, self.frames - self.understood)  # of events there are no frames
+
     def source(self, format_name: str) -> dict[str, Any]:
         """How a `start` record names it."""
         return {"format": format_name, "file": self.path.name, "bytes": self.bytes, "sha256": self.sha256}
@@ -61,8 +69,9 @@ def hashed(path: Path) -> Looked:
 def look(looked: Looked, items: Iterator[Item], adapter: Adapter) -> None:
     """Look through a file. Raises ForeignFileError where it cannot be read, or is of something else than was said."""
     for item in items:
-        if item.ts <= 0:
-            raise ForeignFileError(f"{looked.path} line {item.line}: a time of {item.ts} ns: before there were any")
+        if not 0 < item.ts < TS_END:
+            where = f"{looked.path} line {item.line}" if item.line else str(looked.path)
+            raise ForeignFileError(f"{where}: a time of {item.ts} ns: none between 1970 and 2116: mend or drop it")
         if not looked.items:
             looked.first = looked.earliest = item.ts
         looked.items += 1
@@ -83,8 +92,15 @@ def look(looked: Looked, items: Iterator[Item], adapter: Adapter) -> None:
         )
 
 
-def check_told_once(files: Sequence[Looked]) -> None:
-    """Raises ForeignFileError where two files tell the same: a symbol's book in two ways, or the same trades twice."""
+def check_told_once(files: Sequence[Looked], read: Read) -> None:
+    """Raises ForeignFileError where two files tell the same: one recording, or events of a place at the same time."""
+    known: dict[tuple[int, ...], Path] = {}
+    for looked in files:
+        first = known.setdefault((looked.first, looked.latest, looked.items, looked.frames), looked.path)
+        if first is not looked.path and all(
+            one[:3] == other[:3] for one, other in zip(read(first), read(looked.path), strict=True)
+        ):
+            raise ForeignFileError(f"{first} and {looked.path} are one recording: import one of them")
     of_events = [looked for looked in files if looked.understood and not looked.frames]
     told = [(place, looked) for looked in of_events for place in looked.places]
     for (place, one), (other_place, other) in pairwise(sorted(told, key=lambda each: (each[0], each[1].earliest))):

@@ -42,7 +42,7 @@ _SIDES = frozenset({"buy", "sell", "unknown"})
 _NOT_TOLD = dict.fromkeys(("open", "high", "low", "volume", "quote_volume"))
 
 _is_number = re.compile(r"-?\d{1,80}(?:\.\d{1,80})?(?:[eE][-+]?\d{1,3})?", re.ASCII).fullmatch
-_is_us = re.compile(r"[1-9]\d{15}", re.ASCII).fullmatch  # 2001 to 2286: of ms or ns it is another number of digits
+_is_us = re.compile(r"[1-4]\d{15}", re.ASCII).fullmatch  # 2001 to 2128: of ms or ns it is another number of digits
 
 Row = tuple[str, int, int | None, list[str]]
 """Symbol, ts_recv and ts_event (ns), and the cells after those."""
@@ -106,7 +106,9 @@ class _Sheet:
             if {exchange, self._exchange} == {"bybit-linear", "bybit-inverse"}:
                 return None
             raise _CellError(f"{cells[0]} is {exchange} here, not {self._exchange}: import each by itself")
-        if not symbol or (self._symbol is not None and symbol != self._symbol):
+        if not symbol:
+            raise _CellError("symbol is empty: import the file as it was downloaded")
+        if self._symbol is not None and symbol != self._symbol:
             raise _CellError(f"a row of {symbol!r}, not of {self._symbol}: say the file's own symbol, or none")
         return symbol
 

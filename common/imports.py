@@ -9,6 +9,7 @@ was imported before is passed over. What a format's file holds: `import_format.p
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,12 +75,22 @@ def run(order: Order, progress: Progress = lambda _what, _done, _of: None, disk:
     except LookupError as error:
         raise ConfigError(error.args[0]) from None
     try:
+        _check_files(order.files)
         adapter, others = _adapter(form, order)
+        if order.symbol is not None and (wrong := adapter.symbol_error(order.symbol)) is not None:
+            raise ForeignFileError(f"{wrong}: say the right --symbol, or --exchange")
         with _storage(order.storage):
             settle(disk, order.storage)
             return _Import(disk, form, adapter, order, progress).run(Imported(adapter.NAME, others))
     except ForeignFileError as error:
         raise DamagedError(f"{error}; nothing was imported") from None
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    """Each is read several times, so that a pipe would not do. Raises ConfigError, OSError."""
+    for path in files:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path} is no file that can be read again: write it into one, and give that")
 
 
 def _adapter(form: Format, order: Order) -> tuple[Adapter, tuple[str, ...]]:
@@ -175,7 +186,7 @@ class _Import:
             if not looked.items:
                 raise ForeignFileError(f"{path}: there is nothing in it: give a file that holds something")
             result.files.append(looked)
-        check_told_once(result.files)
+        check_told_once(result.files, self._read)
 
     def _read(self, path: Path) -> Iterator[Item]:
         return self._form.read(path, self._adapter, self._order.symbol)
