@@ -1,12 +1,15 @@
 """Exports: slices of an archive as files that other tools read, one for each symbol, kind and UTC day.
 
     OUT/binance_trades_2024-08-08_BTCUSDT.csv.gz    as its format names it; it has its name once it is whole
-    OUT/exports.jsonl                               a line for each file: what it holds, rows, bytes, SHA-256
+    OUT/exports.jsonl                               what each file holds, rows, bytes, SHA-256: its newest line counts
 
 The same slice gives the same bytes. A file that stands there whole is not made again; one whose day was not over, whose
-normaliser is older or whose size is another, is. A day is one of `ts_recv`.
+normaliser is older or whose size is another, is. A file that no line tells of is somebody else's: nothing is
+overwritten. A day is one of `ts_recv`.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import time
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .client import Client
+from .disk import Disk
 from .errors import BadRequestError
 from .events import GAP, Event
 from .exchanges import get as adapter_of
@@ -171,6 +175,26 @@ def _days(client: Client, format: Format, job: Job) -> Iterator[Job]:
 def export(client: Client, format: Format, jobs: Sequence[Job], directory: Path) -> Iterator[Done]:
     """Make the files of `planned` jobs, one after another. Raises ArchivistError, OSError: what is made stays made."""
     directory.mkdir(parents=True, exist_ok=True)
+    with _alone(directory):
+        yield from _exported(client, format, jobs, directory)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One export at a time: two would write the same file at once. Raises BadRequestError."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"{directory}: another export is at work in it: wait for it, or name another directory"
+            raise BadRequestError(message) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _exported(client: Client, format: Format, jobs: Sequence[Job], directory: Path) -> Iterator[Done]:
     normalisers = {each["name"]: each["normaliser"] for each in client.exchanges()}
     known = _known(directory / EXPORTS)
     for asked in jobs:
@@ -182,26 +206,39 @@ def export(client: Client, format: Format, jobs: Sequence[Job], directory: Path)
             if line.get("whole") and facts.items() <= line.items() and _is_whole(directory / file, line["bytes"]):
                 yield Done(directory / file, line["rows"], line["bytes"], made=False)
                 continue
+            if not line and (directory / file).exists():
+                message = f"{directory / file} is of no export that {EXPORTS} tells of, and nothing is overwritten"
+                raise BadRequestError(f"{message}: move it away, or export into another directory")
             yield _made(client, format, job, directory / file, directory / EXPORTS, {"file": str(file), **facts})
 
 
 def _made(client: Client, format: Format, job: Job, path: Path, exports: Path, facts: dict[str, Any]) -> Done:
-    """Make one file, durably, and then its line."""
+    """Make one file, durably, between two lines: the first tells whose it is, the second that it stands there."""
     past = is_over(client, job)  # before it is read
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         rows = format.write(client, job, partial)
         size, digest = _proof(partial)
+        line = {**facts, "whole": past, "rows": rows, "bytes": size, "sha256": digest}
+        _tell(exports, {**line, "whole": False})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    line = {**facts, "whole": past, "rows": rows, "bytes": size, "sha256": digest}
-    with exports.open("ab") as file:
+    Disk().sync_dir(path.parent)
+    _tell(exports, line)
+    return Done(path, rows, size, made=True)
+
+
+def _tell(exports: Path, line: dict[str, Any]) -> None:
+    """Append a line, durably; one that was torn before it is ended."""
+    with exports.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
         file.write(orjson.dumps(line) + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    return Done(path, rows, size, made=True)
 
 
 def _proof(path: Path) -> tuple[int, str]:
@@ -215,13 +252,13 @@ def _proof(path: Path) -> tuple[int, str]:
 
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
-    """What was made, by file: the newest line of each counts. A line that was torn is none."""
+    """What was made, by file: the newest line of each counts. A line that is torn or damaged is none."""
     known: dict[str, dict[str, Any]] = {}
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             line = orjson.loads(text)
-            known[line["file"]] = line
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            known[line["file"]] = {**line, "rows": int(line["rows"]), "bytes": int(line["bytes"])}
+        except (ValueError, KeyError, TypeError):
             continue
     return known
 

@@ -87,6 +87,43 @@ def test_export_when_killed_while_writing_then_nothing_stands_there(days: Archiv
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "storage" not in path.parts] == []
 
 
+def test_export_when_a_file_of_others_has_the_name_then_it_is_not_overwritten(client: Client, tmp_path: Path) -> None:
+    seen = made(client, "csv", tmp_path / "seen", "trade", symbols=["BTCUSDT"])[0].path
+    path = tmp_path / "binance" / "trade" / seen.name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(BadRequestError, match=f"{path} is of no export .* move it away"):
+        made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"])
+    assert path.read_bytes() == b"mine"
+
+
+def test_export_when_killed_before_its_last_line_then_the_next_one_makes_the_file_again(
+    client: Client, tmp_path: Path
+) -> None:
+    done = made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"])[0]
+    lines = (tmp_path / EXPORTS).read_bytes().splitlines()
+    (tmp_path / EXPORTS).write_bytes(b"\n".join(lines[:-1]) + b"\n" + lines[-1][:40])  # torn
+    assert made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"]) == [done]
+    told = [orjson.loads(line) for line in (tmp_path / EXPORTS).read_bytes().splitlines()[-2:]]
+    assert [line["file"] for line in told] == [str(done.path.relative_to(tmp_path))] * 2
+
+
+def test_export_when_its_lines_lack_something_then_they_are_none(client: Client, tmp_path: Path) -> None:
+    (tmp_path / EXPORTS).write_bytes(
+        b'{"file":"x","whole":true}\n{"file":"x","rows":"a","bytes":1}\n[]\n\x00\n{"file":'
+    )
+    assert made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"])[0].made
+
+
+def test_export_when_another_is_at_work_in_the_directory_then_it_is_refused(client: Client, tmp_path: Path) -> None:
+    jobs = planned(client, FORMATS["csv"], "binance", SYMBOLS, ["trade"], None, None)
+    first = export(client, FORMATS["csv"], jobs, tmp_path)
+    next(first)
+    with pytest.raises(BadRequestError, match="another export is at work"):
+        next(export(client, FORMATS["csv"], jobs, tmp_path))
+    assert len(list(first)) == len(SYMBOLS) - 1
+
+
 @pytest.mark.parametrize("name", ["parquet", "csv", "jsonl"])
 def test_plain_files_when_made_twice_then_are_the_same_to_the_byte(name: str, client: Client, tmp_path: Path) -> None:
     made(client, name, tmp_path / "one", "trade", "book", symbols=["BTCUSDT"])
