@@ -6,6 +6,7 @@ Exit codes: 0 done (of `verify`: whole), 1 damaged, 2 could not run. Errors are 
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -220,7 +221,9 @@ def _run_told(args: argparse.Namespace) -> int:
     except ArchivistError as error:
         return _say(error, EXIT_CONFIG)
     except OSError as error:
-        return _say(f"{error.filename}: {error.strerror}: see that it is there and can be read", EXIT_CONFIG)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room and run it again" if full else "see that it is there and can be read"
+        return _say(f"{error.filename}: {error.strerror}: {mend}", EXIT_CONFIG)
 
 
 def _say(error: object, code: int) -> int:

@@ -223,6 +223,9 @@ def _made(client: Client, format: Format, job: Job, path: Path, exports: Path, f
         line = {**facts, "whole": past, "rows": rows, "bytes": size, "sha256": digest}
         _tell(exports, {**line, "whole": False})
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk, nothing else names the file
+        raise
     finally:
         partial.unlink(missing_ok=True)
     Disk().sync_dir(path.parent)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -106,6 +107,21 @@ def test_export_when_killed_before_its_last_line_then_the_next_one_makes_the_fil
     assert made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"]) == [done]
     told = [orjson.loads(line) for line in (tmp_path / EXPORTS).read_bytes().splitlines()[-2:]]
     assert [line["file"] for line in told] == [str(done.path.relative_to(tmp_path))] * 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_command_when_the_disk_is_full_then_the_file_and_the_mend_are_named(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object) -> int:
+        with Path("/dev/full").open("wb", 0) as out:
+            return out.write(b"a row")
+
+    monkeypatch.setitem(FORMATS, "csv", replace(FORMATS["csv"], write=write))
+    command = ["export", "csv", "binance", "BTCUSDT", "--kinds", "trade", "-o", str(tmp_path)]
+    assert main([*command, "--storage", str(served.storage)]) == 2
+    assert f"{tmp_path}/binance/trade/BTCUSDT-" in (error := capfd.readouterr()[1])
+    assert error.endswith("No space left on device: make room and run it again\n")
 
 
 def test_export_when_its_lines_lack_something_then_they_are_none(client: Client, tmp_path: Path) -> None:
