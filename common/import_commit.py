@@ -12,6 +12,7 @@ there before.
 import shutil
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import orjson
 
 from .chains import Chain
 from .disk import Disk, make_durable_dir, remove_if_there, replace
-from .process import ConfigError, boot_id
+from .process import ConfigError, LockedError, boot_id, lock
 from .rebuild import rebuild_chain
 from .storage import (
     ARCHIVED,
@@ -95,6 +96,16 @@ def check_only_imported(disk: Disk, directory: Path, imported: Lines, sealed: di
         raise ConfigError(f"{directory / ARCHIVED} is missing: restore it from a copy, or import elsewhere")
 
 
+def keep_away(locks: ExitStack, directory: Path) -> None:
+    """Keep feeds and archivers away from an exchange's directory. Raises ConfigError where one is at work."""
+    journal = directory.parent / ".journal" / directory.name / "lock"
+    for path in (directory / ".archiver.lock", *([journal] if journal.exists() else [])):
+        try:
+            locks.enter_context(lock(path, f"a feed or archiver of {directory}", wait_s=0))
+        except LockedError as error:
+            raise ConfigError(f"{error}; or import into a directory of its own, with --storage") from None
+
+
 # -- the commit ----------------------------------------------------------------------------------------------------
 
 
@@ -107,12 +118,24 @@ def stage(disk: Disk, staging: Path, lines: Lines, ends: Lines) -> None:
 
 
 def settle(disk: Disk, storage: Path) -> None:
-    """Finish what killed imports had whole, and sweep away the rest. The caller holds the storage's lock."""
+    """Finish what killed imports had whole, and sweep away the rest. The caller holds the storage's lock.
+
+    Raises ConfigError where a feed has recorded there since then, or does now.
+    """
     for staging in (storage / IMPORT / name for name in disk.names(storage / IMPORT)):
-        if disk.exists(staging / MARKER):
-            commit(disk, staging)
-        else:
+        if not disk.exists(staging / MARKER):
             sweep(staging)
+            continue
+        directory = storage / staging.name
+        with ExitStack() as locks:
+            if directory.exists():
+                keep_away(locks, directory)
+                lines = ledger(disk, directory) + orjson.loads(disk.read(staging / MARKER))["imported"]
+                try:
+                    check_only_imported(disk, directory, lines, all_sealed(disk, directory))
+                except ConfigError as error:
+                    raise ConfigError(f"{error}; and remove {staging}, an import that was killed") from None
+            commit(disk, staging)
 
 
 def commit(disk: Disk, staging: Path) -> None:

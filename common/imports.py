@@ -26,6 +26,7 @@ from .import_commit import (
     check_only_imported,
     commit,
     ends,
+    keep_away,
     ledger,
     owed,
     settle,
@@ -36,7 +37,7 @@ from .import_format import Format, Item
 from .import_look import Looked, check_told_once, hashed, look, merged, stamp_of
 from .import_staging import Run, Staging
 from .output import time_text
-from .process import ConfigError, LockedError, lock
+from .process import ConfigError
 from .storage import IMPORT, SEALED, decode_symbol, read_archived
 
 Progress = Callable[[str, int, int], None]
@@ -145,7 +146,7 @@ class _Import:
     def run(self, result: Imported) -> Imported:
         with contextlib.ExitStack() as locks:
             if is_there := self._directory.exists():
-                self._lock(locks)
+                keep_away(locks, self._directory)
             self._look(result)
             if not result.files:
                 return result
@@ -154,23 +155,13 @@ class _Import:
                 self._write(result, planned)
                 if not is_there:
                     self._directory.mkdir(exist_ok=True)
-                    self._lock(locks)
+                    keep_away(locks, self._directory)
                     check_only_imported(self._disk, self._directory, [], all_sealed(self._disk, self._directory))
             except (Exception, KeyboardInterrupt):
                 sweep(self._staging)
                 raise
             commit(self._disk, self._staging)
         return result
-
-    def _lock(self, locks: contextlib.ExitStack) -> None:
-        """Keep feeds and archivers away. Raises ConfigError where one is at work."""
-        journal = self._order.storage / ".journal" / self._adapter.NAME / "lock"
-        paths = [self._directory / ".archiver.lock", *([journal] if journal.exists() else [])]
-        for path in paths:
-            try:
-                locks.enter_context(lock(path, f"a feed or archiver of {self._directory}", wait_s=0))
-            except LockedError as error:
-                raise ConfigError(f"{error}; or import into a directory of its own, with --storage") from None
 
     def _look(self, result: Imported) -> None:
         """Look through the files that were not imported before."""

@@ -12,8 +12,10 @@ import pytest
 from common.disk import AppendFile, Disk
 from common.import_commit import commit, settle
 from common.imports import Order, run
+from common.process import ConfigError, lock
 from common.storage import ARCHIVED, IMPORT, MARKER, read_archived
 from common.verify import verify
+from tests.archives import Archive, trade
 from tests.foreign import DAY, HOUR_NS, hftbacktest, market, tree
 from tests.pipeline import until
 from tests.test_cli import ROOT
@@ -193,3 +195,22 @@ def test_an_import_when_the_process_gets_sigkill_leaves_nothing_that_counts(tmp_
     assert archived(storage) == {}
     run(Order("hftbacktest", parts(tmp_path), storage))
     assert not (storage / IMPORT).exists()
+
+
+def test_a_feed_that_has_recorded_since_an_import_was_killed_is_not_mixed_with_it(tmp_path: Path) -> None:
+    """Nor while an archiver is at work there."""
+    storage, path = tmp_path / "storage", hftbacktest(tmp_path / "a.gz", market(DAY, 20, HOUR_NS))
+    with pytest.raises(Killed):
+        run(Order("hftbacktest", [path], storage), disk=UpToMarker())
+    archive = Archive(storage)
+    first = DAY // 1000 + 100 * HOUR_NS // 1000
+    archive.begin(0, first)
+    archive.take([trade(first + 1, DAY + 100 * HOUR_NS)])
+    archive.writer.sync(lambda: None)
+    before = archived(storage)
+    with lock(storage / "binance" / ".archiver.lock", "an archiver"), pytest.raises(ConfigError, match="stop it first"):
+        settle(Disk(), storage)
+    with pytest.raises(ConfigError, match=r"holds records of a feed: .*; and remove .*/\.import/binance"):
+        settle(Disk(), storage)
+    assert archived(storage) == before
+    archive.close()
