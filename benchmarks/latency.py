@@ -1,11 +1,11 @@
 """From the exchange's socket to a SUB socket: how long a frame takes, at a steady rate; the plain loop beside it.
 
-    python -m benchmarks.latency [--rates 200,5000] [--seconds 10] [--tls]
+    python -m benchmarks.latency [--rates 200,5000] [--seconds 10] [--tls] [--awake]
 
 Each frame carries the time at which it was sent; the subscriber subtracts. Journal, records and events are on. The
 plain loop (that of feed_speed) does nothing but receive, decode and publish: what it takes, the machine takes. At a low
 rate that is mostly the waking of sleeping threads: with busy_poll the feed does not sleep, and in the last line the
-subscriber does not either.
+subscriber does not either. With --awake no core falls asleep, as with the kernel's idle=poll: what is left is the work.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import orjson
@@ -81,15 +83,35 @@ def polled(subscriber: zmq.Socket[bytes]) -> bytes:
             os.sched_yield()
 
 
+@contextmanager
+def cores_awake() -> Iterator[None]:
+    """On each core a process that runs when nobody else wants to: waking a thread there takes no interrupt."""
+    code = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); "
+    code += "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    idlers = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in sorted(os.sched_getaffinity(0))]
+    try:
+        yield
+    finally:
+        for idler in idlers:
+            idler.kill()
+            idler.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rates", default="200,5000")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--awake", action="store_true", help="keep each core from falling asleep meanwhile")
     args = parser.parse_args()
-    for rate in map(int, args.rates.split(",")):
+    with cores_awake() if args.awake else nullcontext():
+        measure([int(rate) for rate in args.rates.split(",")], args.seconds, args.tls)
+
+
+def measure(rates: list[int], seconds: float, tls: bool) -> None:
+    for rate in rates:
         for kind in KINDS:
-            found = delays_us(kind, rate, args.seconds, args.tls)
+            found = delays_us(kind, rate, seconds, tls)
             median, p99, worst = (found[at] / 1000 for at in (len(found) // 2, len(found) * 99 // 100, -1))
             print(
                 f"{rate:6,} msg/s {kind:16}: median {median:.3f} ms, p99 {p99:.3f} ms, max {worst:.3f} ms", flush=True
