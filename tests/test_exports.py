@@ -125,10 +125,13 @@ def test_command_when_the_disk_is_full_then_the_file_and_the_mend_are_named(
 
 
 def test_export_when_its_lines_lack_something_then_they_are_none(client: Client, tmp_path: Path) -> None:
-    (tmp_path / EXPORTS).write_bytes(
-        b'{"file":"x","whole":true}\n{"file":"x","rows":"a","bytes":1}\n[]\n\x00\n{"file":'
-    )
-    assert made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"])[0].made
+    done = made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"])[0]
+    line = {**orjson.loads((tmp_path / EXPORTS).read_bytes().splitlines()[-1]), "whole": True}
+    damaged = [{**line, "rows": "many"}, {name: value for name, value in line.items() if name != "bytes"}, []]
+    for each in damaged:
+        done.path.unlink()
+        (tmp_path / EXPORTS).write_bytes(orjson.dumps(each) + b"\n\0\n")
+        assert made(client, "csv", tmp_path, "trade", symbols=["BTCUSDT"]) == [done]
 
 
 def test_export_when_another_is_at_work_in_the_directory_then_it_is_refused(client: Client, tmp_path: Path) -> None:
