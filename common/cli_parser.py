@@ -90,7 +90,7 @@ def add_research(add: Add) -> None:
     _add_slice(add("slice", "print a part of the past, or write it to a file", _SLICE))
     book = _asking(add("book", "print the order book at a moment", _BOOK))
     book.add_argument("exchange")
-    book.add_argument("symbol", metavar="SYMBOL", help="as the exchange spells it")
+    book.add_argument("symbol", metavar="SYMBOL", help="as the exchange spells it, or BTC-USDT")
     book.add_argument("--at", metavar="TIME", help="default: now")
     book.add_argument("--depth", type=count, metavar="N", help="levels of each side (on a terminal 10, else all)")
     for name, text in (("coverage", "list what is whole, and how surely"), ("gaps", "list what is missing, and why")):
@@ -130,7 +130,7 @@ def _add_range(sub: argparse.ArgumentParser) -> None:
 def _add_slice(sub: argparse.ArgumentParser) -> None:
     _asking(sub, json=False)
     sub.add_argument("exchange")
-    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it, or BTC-USDT")
     _add_range(sub)
     sub.add_argument("--by", choices=("ts_recv", "ts_event"), default="ts_recv", help="whose time: ours (ts_recv)")
     sub.add_argument("--format", choices=FORMATS, help="default: that of FILE's name, else json")
@@ -140,7 +140,7 @@ def _add_slice(sub: argparse.ArgumentParser) -> None:
 def _add_follow(sub: argparse.ArgumentParser) -> None:
     _asking(sub, json=False)
     sub.add_argument("exchange")
-    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="as the exchange spells it, or BTC-USDT")
     sub.add_argument("--channels", type=words, default=list(CHANNELS), metavar="trade,…", help=", ".join(CHANNELS))
     sub.add_argument("--start", metavar="TIME", help="begin in the past: ns, ISO 8601, or -10m")
     sub.add_argument("--events", metavar="ENDPOINT", help="the feed's events (default: what the server says)")

@@ -22,6 +22,7 @@ from .events import Event
 from .follow import DEADLINE_S, Follower
 from .quiet import QUIET_S, Quiet
 from .slices import Query, Slice, check_page
+from .spelling import spelled
 from .transport import Keys, Request, Transport, request
 
 log = logging.getLogger("client")
@@ -197,7 +198,8 @@ class Following(Iterator[Event]):
         self._poller = zmq.Poller()
         try:
             for exchange, endpoint in endpoints.items():
-                self._joined.append(Joined(transport, self._context, exchange, wish, endpoint, keys))
+                own = wish._replace(symbols=spelled(transport, exchange, wish.symbols))
+                self._joined.append(Joined(transport, self._context, exchange, own, endpoint, keys))
         except BaseException:
             self.close()
             raise

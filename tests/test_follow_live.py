@@ -108,3 +108,18 @@ def test_follow_when_a_directory_is_read_then_goes_on_live_from_the_named_endpoi
         assert list(following) == []
         until(lambda: pipeline.complete() >= events[-1]["seq"], "all of it is archived")
         assert events == list(client.slice("binance", "BTCUSDT", "trade", "-1m"))[:500]
+
+
+def test_follow_when_symbols_are_unified_names_and_patterns_then_follows_what_they_mean(make: Make) -> None:
+    _, client = begun(make)
+    with client:
+        until(lambda: len(client.instruments("binance")) == len(SYMBOLS), "the instruments are known")
+        for wanted, meant in (
+            ("BTC-USDT", {"BTCUSDT"}),
+            ("*-USDT", set(SYMBOLS)),
+            (["BTC-USDT", "ETHUSDT"], set(SYMBOLS)),
+        ):
+            with client.live("binance", wanted, "trade") as events:
+                assert {next(events)["symbol"] for _ in range(200)} == meant
+        with pytest.raises(BadRequestError, match="XRP-USDT means no instrument of binance"):
+            client.live("binance", ["BTCUSDT", "XRP-USDT"], "trade")
