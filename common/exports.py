@@ -64,8 +64,7 @@ class Format:
 
     `kinds` names the channels that each kind of file is made of. `path` is a file's name below the directory. `write`
     makes the file and returns its rows: it reads slices of the client in bounded memory, and the same slices give the
-    same bytes. Where not `daily`, one file holds all that was asked for. What there is
-    nothing of has no file.
+    same bytes. Where not `daily`, one file holds all that was asked for. What there is nothing of has no file.
     """
 
     name: str
