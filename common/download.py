@@ -9,7 +9,7 @@ from typing import Any
 from .errors import DamagedError
 from .transport import Transport
 
-PART_BYTES = 512 * 1024
+PART_BYTES = 1024 * 1024
 UNDER_WAY = 8
 MEMORY_BYTES = 64 * 1024**2
 """Larger ones go to a temporary file."""
