@@ -90,7 +90,7 @@ def measure_sealing(path: Path) -> None:
             copy.write_bytes(data)
             (month / MANIFEST).unlink(missing_ok=True)
             began = time.process_time()
-            seal(Disk(), copy, codec, level, 900_000, "binance/1", tabulate)
+            seal(Disk(), copy, codec, level, 900_000, "binance/2", tabulate)
             ours, mib = time.process_time() - began, len(data) / 1024**2
             share = f"the codec alone {mib / alone:.1f}: {alone / ours:.0%} of it"
             print(f"sealing {codec}{what}: {mib / ours:.1f} MiB/s, {len(lines) / ours:,.0f} records/s, {share}")

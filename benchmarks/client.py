@@ -67,7 +67,7 @@ def bulk_archive(storage: Path, rows: int) -> list[Path]:
         about = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest, "rows": each, "events": each}
         about |= {"seq": [first, last], "ts_recv": times, "ts_event": times, "inexact": 0}
         line = {"name": name, "file": f"{name}.zst", "codec": "zstd", "seq": [first, last], "ts_recv": times}
-        line |= {"normaliser": "binance/1", "covers": [first, last], "tables": {"trade": about}, "blocks": []}
+        line |= {"normaliser": "binance/2", "covers": [first, last], "tables": {"trade": about}, "blocks": []}
         paths.append(path)
         lines.append(orjson.dumps(line) + b"\n")
     (month / MANIFEST).write_bytes(b"".join(lines))
@@ -111,7 +111,7 @@ def record_archive(storage: Path, count: int) -> None:
         writer.flush()
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(disk, path, "zstd", 3, 900_000, "binance/1")
+        seal(disk, path, "zstd", 3, 900_000, "binance/2")
     writer.close()
 
 

@@ -114,7 +114,7 @@ class Writer:
     def seal(self) -> None:
         self.archive.sync(lambda: None)
         for path in self.archive.sealable():
-            seal(self.disk, path, self.codec, 9, 900_000, "binance/1")
+            seal(self.disk, path, self.codec, 9, 900_000, "binance/2")
 
     def table(self, size: int) -> None:
         """Some bytes that pass for a table of the file that is sealed next."""
@@ -130,7 +130,7 @@ class Writer:
         table |= {"seq": [first, first], "ts_recv": [0, BEGIN_NS * 2]}
         line = {"covers": [1, self.seq], "tables": {"trade": table}, "gaps": [], "events": {"trade": 1}}
         tables = Tables({temporary: path.with_name(table["file"])}, line)  # type: ignore[arg-type]  # a name, a text
-        seal(self.disk, path, self.codec, 9, 900_000, "binance/1", lambda path: tables)
+        seal(self.disk, path, self.codec, 9, 900_000, "binance/2", lambda path: tables)
 
 
 class Server:

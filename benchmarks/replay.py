@@ -42,7 +42,7 @@ def write(storage: Path, trades: int) -> None:
         writer.take([_trade(seq) for seq in range(first, min(first + 10_000, trades + 2))])
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(Disk(), path, "zstd", 3, 900_000, "binance/1")
+        seal(Disk(), path, "zstd", 3, 900_000, "binance/2")
     writer.close()
 
 

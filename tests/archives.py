@@ -77,7 +77,7 @@ class Archive:
         """Sync, and seal what is full."""
         self.writer.sync(lambda: None)
         for path in self.writer.sealable():
-            seal(Disk(), path, self._codec, 3, 4096, "binance/1", self._tables)
+            seal(Disk(), path, self._codec, 3, 4096, "binance/2", self._tables)
 
     def close(self) -> None:
         self.sync()

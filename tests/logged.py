@@ -57,7 +57,7 @@ class Logged:
                 codec,
                 3,
                 2_000,
-                "binance/1",
+                "binance/2",
                 (lambda path: tabulate(path, ADAPTER)) if with_tables else None,
             )
         return len(paths)

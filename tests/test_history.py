@@ -108,7 +108,7 @@ def test_history_when_asked_by_a_plain_socket_then_answers_every_op(serve: Calla
         "events": "tcp://127.0.0.1:9001",
         "events_key": None,
         "complete": 1_000_600,
-        "normaliser": "binance/1",
+        "normaliser": "binance/2",
     }
     header, (payload,) = server.ask(**SLICE, channels=["trade"])
     events = [json.loads(line) for line in payload.splitlines()]

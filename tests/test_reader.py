@@ -42,7 +42,7 @@ class Recording:
 
     def seal(self) -> None:
         for path in self.writer.sealable():
-            seal(Disk(), path, self.codec, 3, 2000, "binance/1")
+            seal(Disk(), path, self.codec, 3, 2000, "binance/2")
 
     @property
     def last(self) -> int:

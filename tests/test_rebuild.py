@@ -219,7 +219,7 @@ def test_sealing_when_the_adapter_is_wrong_then_the_records_are_sealed_and_it_is
     with caplog.at_level(logging.ERROR):
         for path in archive.writer.sealable():
             line = seal(
-                Disk(), path, "bz2", 3, 4096, "binance/1", partial(tables_or_none, adapter=cast(Adapter, wrong))
+                Disk(), path, "bz2", 3, 4096, "binance/2", partial(tables_or_none, adapter=cast(Adapter, wrong))
             )
             assert line is not None
             assert "tables" not in line

@@ -194,7 +194,7 @@ def test_sealing_killed_at_any_operation_is_redone_with_its_tables(tmp_path: Pat
         for operation in range(100):
             MortalDisk.left = operation
             try:
-                seal(MortalDisk(), path, "bz2", 3, 2000, "binance/1", make_tables)
+                seal(MortalDisk(), path, "bz2", 3, 2000, "binance/2", make_tables)
                 break
             except KilledError:
                 MortalDisk.left = 1 << 30

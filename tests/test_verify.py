@@ -92,7 +92,7 @@ def test_verify_when_sealing_was_stopped_anywhere_then_the_archive_is_whole(tmp_
     uncommitted, begun, committed, *_ = sorted(archive.writer.sealable(), key=lambda path: path.name)
     for path in (committed, uncommitted):
         data = path.read_bytes()
-        seal(Disk(), path, "bz2", 3, 4096, "binance/1")
+        seal(Disk(), path, "bz2", 3, 4096, "binance/2")
         path.write_bytes(data)
     (uncommitted.parent / MANIFEST).unlink()
     assert committed.parent != uncommitted.parent
