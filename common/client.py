@@ -105,7 +105,7 @@ class Client:
         `by="ts_event"` takes the exchange's time instead of ours. `after` and `to` are numbers (`seq`) instead of
         times. A `book` begins with the book before it, unless `snapshot=False`. Several exchanges: merged by ts_recv.
         """
-        times = _times(start, end)
+        times = asked_times(start, end)
         queries = [
             Query(name, _texts(symbols), _texts(channels), *times, by=by, after=after, to=to, snapshot=snapshot)
             for name in _texts(exchange)
@@ -240,7 +240,7 @@ class Client:
         named = self.symbols(exchange) if symbols is None else _texts(symbols)
         if not named:
             return []
-        first, last = _times(start, end)
+        first, last = asked_times(start, end)
         question = {"exchange": exchange, "symbols": named, "channels": _texts(channels), "start": first, "end": last}
         return list(self._asked(op, op, **question))
 
@@ -274,7 +274,7 @@ def _time(value: Time) -> int | None:
     return None if value is None else _parsed(value, time.time_ns())
 
 
-def _times(start: Time, end: Time) -> tuple[int | None, int | None]:
+def asked_times(start: Time, end: Time) -> tuple[int | None, int | None]:
     """Both as ns, of one now: every request of a slice means the same moment."""
     now = time.time_ns()
     return tuple(None if value is None else _parsed(value, now) for value in (start, end))  # type: ignore[return-value]
