@@ -1,6 +1,6 @@
 """The command `trade-archivist`: what researchers do with an archive, and with what happens now.
 
-    trade-archivist verify | rebuild | import | cat | normalise | symbols | follow | keys
+    trade-archivist slice | book | coverage | gaps | symbols | instruments | status | follow | import | export | …
 
 Exit codes: 0 done (of `verify`: whole), 1 damaged, 2 could not run. Errors are one sentence on stderr.
 """
@@ -24,55 +24,66 @@ EXIT_INTERRUPTED = 130
 
 _EXAMPLES = """\
 examples:
-  trade-archivist slice binance BTCUSDT --channels trade --start -1h -o trades.parquet
+  trade-archivist slice binance BTCUSDT --channels trade --start -1h -o FILE.csv
   trade-archivist follow binance BTCUSDT --start -10m
-  trade-archivist verify ./storage-dir
-  trade-archivist rebuild ./storage-dir
+  trade-archivist export parquet binance BTCUSDT --kinds trade,book -o ./export
+  trade-archivist import tardis binance_trades_2024-08-08_BTCUSDT.csv.gz \\
+      --storage ./imported
   trade-archivist symbols binance --storage ./storage-dir
-  trade-archivist cat --payload ./storage-dir/binance/BTCUSDT/2026-01/*.bz2
-  trade-archivist cat --merge ./storage-dir/binance/{BTCUSDT,_}/2026-01/*.bz2 | trade-archivist normalise binance
+  trade-archivist verify ./storage-dir
+
+trade-archivist COMMAND --help tells more of each.
 """
 
 _VERIFY = """\
-Each sealed file is proved by its line in the manifest: size, SHA-256, and every block by checksum, counts and ranges;
-each open file by its lines. Then all files of an exchange together must hold each number exactly once, but for jumps
-at a start and what a manifest names as lost. Tables must be the files that the manifest names, and hold what the
-records give; those of an older normaliser are named with the mend, as no damage. It may run while the archive is being
+Each sealed file is proved by its line in the manifest: size, SHA-256, and every
+block by checksum, counts and ranges; each open file by its lines. Then all
+files of an exchange together must hold each number exactly once, but for jumps
+at a start and what a manifest names as lost. Tables must be the files that the
+manifest names, and hold what the records give; those of an older normaliser are
+named with the mend, as no damage. It may run while the archive is being
 written.
 
-exit code: 0 whole, 1 damaged (each finding with file, offset and mend), 2 could not run
+exit code: 0 whole, 1 damaged (each finding with file, offset and mend), 2 could
+not run
 """
 
 _REBUILD = """\
-Makes the tables (Parquet) of sealed files from their records, where there are none, where they are damaged, and where
-they are of an older normaliser: after an update that mends an exchange's adapter. Each file is committed by itself:
-interrupt it and run it again, it goes on. It may run while the archive is being written and read.
+Makes the tables (Parquet) of sealed files from their records, where there are
+none, where they are damaged, and where they are of an older normaliser: after
+an update that mends an exchange's adapter. Each file is committed by itself:
+interrupt it and run it again, it goes on. It may run while the archive is being
+written and read.
 
-exit code: 0 done, 1 of some files no tables could be made (each is told), 2 could not run
+exit code: 0 done, 1 of some files no tables could be made (each is told), 2
+could not run
 """
 
 _CAT = """\
 examples:
-  trade-archivist cat FILE | jq .                         every record, byte for byte
-  trade-archivist cat --payload FILE                      what the exchange sent in data frames, byte for byte
-  trade-archivist cat --payload --kind rest FILE          REST answers
-  trade-archivist cat --merge DIR/binance/*/2026-01/*.bz2  several files in the order of their numbers (seq)
+  trade-archivist cat FILE | jq .                   every record, byte for byte
+  trade-archivist cat --payload FILE                what the exchange sent
+  trade-archivist cat --payload --kind rest FILE    what it answered over REST
+  trade-archivist cat --merge DIR/binance/*/2026-01/*.bz2
 
-Without --merge several files follow one another as they are named.
+Several files follow one another as they are named; with --merge they come in
+the order of their numbers (seq).
 """
 
 _NORMALISE = """\
-The events of a symbol follow from its own records merged by seq with those of no symbol (directory _):
+examples:
+  trade-archivist normalise binance DIR/binance/{BTCUSDT,_}/2026-01/*.bz2
+  trade-archivist cat --merge … | trade-archivist normalise binance
 
-  trade-archivist normalise binance DIR/binance/{BTCUSDT,_}/2026-01/*.bz2    several files are merged by seq
-  trade-archivist cat --merge … | trade-archivist normalise binance          or records on stdin
-
-Each line is the body of a live message, byte for byte; with --topics the whole message.
+The events of a symbol follow from its own records merged by seq with those of
+no symbol (directory _). Each line is the body of a live message, byte for byte;
+with --topics the whole message.
 """
 
 _KEYS = """\
-Servers that other machines reach need keys (CURVE: encrypted, and only known clients get in). The first call makes the
-server's pair too; each further one, with another --name, one more client's. Nothing is overwritten.
+Servers that other machines reach need keys (CURVE: encrypted, and only known
+clients get in). The first call makes the server's pair too; each further one,
+with another --name, one more client's. Nothing is overwritten.
 
   DIR/server.key               the server's public key: clients need it
   DIR/server.key_secret        stays with the server
@@ -105,57 +116,76 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    main_parser.add_argument("--version", action="version", version=f"trade-archivist {__version__}")
+    main_parser.add_argument(
+        "-V", "--version", action="version", version=f"trade-archivist {__version__}", help="show the version and exit"
+    )
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(name: str, text: str, epilog: str) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     _add_verify(command("verify", "prove that a storage directory is whole", _VERIFY))
     _add_rebuild(command("rebuild", "make the tables of a storage directory anew", _REBUILD))
-    _add_cat(command("cat", "print the records of archive files (.bz2, .zst, .open) and journals (.records)", _CAT))
+    _add_cat(command("cat", "print the records of files of an archive or a journal", _CAT))
     _add_normalise(command("normalise", "turn records into events", _NORMALISE))
     cli_import.add_arguments(command("import", "take in what other programs recorded", cli_import.EPILOG))
     add_research(command)
-    exchanges = command("exchanges", "list the exchanges, their channels, and how surely each is whole", "")
+    exchanges = command("exchanges", "list the exchanges, their channels, and what proves them", "")
     exchanges.add_argument("--markdown", action="store_true", help="as tables for a document")
     keys = command("keys", "make key pairs for a server and a client", _KEYS)
-    keys.add_argument("directory", nargs="?", type=Path, default=Path("keys"), metavar="DIR", help="default: keys")
-    keys.add_argument("--name", default="client", help="the client's name, that of its files (client)")
+    keys.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        default=Path("keys"),
+        metavar="DIR",
+        help="where they are kept (default: keys)",
+    )
+    keys.add_argument("--name", default="client", help="the client's name, that of its files (default: client)")
     return main_parser
 
 
 def _add_verify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("directory", type=Path, metavar="DIR", help="the storage directory, or that of one exchange")
-    sub.add_argument("exchanges", nargs="*", metavar="EXCHANGE", help="only these")
+    sub.add_argument("exchanges", nargs="*", metavar="EXCHANGE", help="only these (default: all)")
     sub.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     default = min(4, os.cpu_count() or 1)
-    sub.add_argument("--jobs", type=count, default=default, help=f"files that are decompressed at a time ({default})")
+    jobs = f"files that are decompressed at a time (default: {default})"
+    sub.add_argument("--jobs", type=count, default=default, metavar="N", help=jobs)
 
 
 def _add_rebuild(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("directory", type=Path, metavar="DIR", help="the storage directory, or that of one exchange")
     sub.add_argument("--exchange", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     default = os.cpu_count() or 1
-    sub.add_argument("--workers", type=count, default=default, help=f"processes at work at a time ({default})")
-    sub.add_argument("--force", action="store_true", help="make those that are in order anew, too")
+    workers = f"processes at work at a time (default: {default})"
+    sub.add_argument("--workers", type=count, default=default, metavar="N", help=workers)
+    sub.add_argument("--force", action="store_true", help="also make those anew that are in order")
 
 
 def _add_cat(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    sub.add_argument("--payload", action="store_true", help="payloads alone, of received data frames unless --kind")
-    sub.add_argument("--kind", type=words, metavar="in,rest,…", help="only records of these kinds")
+    sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ending in .bz2, .zst, .open or .records")
+    sub.add_argument(
+        "--payload", action="store_true", help="only their payloads; without --kind those of data that was received"
+    )
+    sub.add_argument("--kind", type=words, metavar="A,B", help="only records of these kinds, as in,rest,gap")
     sub.add_argument("--conn", type=int, metavar="N", help="only records of this connection")
-    sub.add_argument("--symbol", metavar="S", help="only records of this symbol")
+    sub.add_argument("--symbol", metavar="SYMBOL", help="only records of this symbol")
     sub.add_argument("--merge", action="store_true", help="merge the files by seq")
 
 
 def _add_normalise(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("exchange")
-    sub.add_argument("files", nargs="*", type=Path, metavar="FILE", help="archive files instead of stdin")
-    sub.add_argument("--symbols", type=words, metavar="A,B", help="only these")
+    sub.add_argument("exchange", metavar="EXCHANGE", help="for example binance")
+    sub.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="files of an archive (default: records on stdin)"
+    )
+    sub.add_argument("--symbols", type=words, metavar="A,B", help="only these symbols")
     sub.add_argument("--topics", action="store_true", help="each event with its topic and a space in front")
 
 

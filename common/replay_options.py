@@ -18,18 +18,29 @@ from .replay import Part
 from .times import iso, parse_time, with_times
 
 _EPILOG = """\
-What: an exchange and its symbols (binance BTCUSDT ETHUSDT), or EXCHANGE:SYMBOL,SYMBOL for each of several exchanges
-(binance:BTCUSDT,ETHUSDT okx:BTC-USDT). Their events are merged by the time at which they were received, and are byte
-for byte what was live; each book begins with a snapshot, marked derived. Heartbeats come every second of that time.
+examples:
+  python -m processes.replay binance BTCUSDT ETHUSDT --start -10m --speed 10
+  python -m processes.replay binance:BTCUSDT,ETHUSDT okx:BTC-USDT --speed max
 
-After the last event, the last heartbeat of each exchange (topic EXCHANGE/heartbeat) has "end": true. The process ends
-when its subscribers have everything; with --control it stays, to seek back.
+TIME: ns since the epoch, ISO 8601 (2024-08-08T23:50, UTC where no zone is
+given), or -2h, -10m, now
 
-A subscriber that is slow is waited for, at every speed: nobody loses anything. The same arguments give the same bytes,
-at any speed; their SHA-256 (each message with a line break) is logged at the end.
+It waits for the first subscriber, then begins (--begin now does not wait).
+Events of several exchanges are merged by the time at which they were received,
+and are byte for byte what was live; each book begins with a snapshot, marked
+derived. Heartbeats come every second of that time. After the last event, the
+last heartbeat of each exchange (topic EXCHANGE/heartbeat) has "end": true. The
+process ends when its subscribers have everything; with --control it stays, to
+seek back.
 
-control: a REQ socket in any language; one JSON object asks, one answers: {"op": "status"}, "pause", "resume", "stop",
-{"op": "seek", "time": "2024-08-08T23:55"}, {"op": "speed", "speed": 10}, {"op": "step", "count": 100}.
+A subscriber that is slow is waited for, at every speed: nobody loses anything.
+The same arguments give the same bytes, at any speed; their SHA-256 (each
+message with a line break) is logged at the end.
+
+The control socket takes requests of a REQ socket in any language; one JSON
+object asks, one answers: {"op": "status"}, "pause", "resume", "stop",
+{"op": "seek", "time": "2024-08-08T23:55"}, {"op": "speed", "speed": 10},
+{"op": "step", "count": 100}.
 """
 
 
@@ -143,16 +154,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="+", metavar="WHAT", help="EXCHANGE SYMBOL… or EXCHANGE:SYMBOL,… …")
-    parser.add_argument("--start", default="0", metavar="TIME", help="ISO 8601, ns, -2h (default: the first event)")
-    parser.add_argument("--end", default="now", metavar="TIME", help="exclusive (default: now)")
-    parser.add_argument("--channels", default=",".join(CHANNELS), metavar="a,b", help="default: all; gaps always come")
-    parser.add_argument("--speed", default="1", metavar="1|N|max", help="times as fast as it happened (1)")
-    parser.add_argument("--bind", default="127.0.0.1:9100", metavar="HOST:PORT", help="of the events (127.0.0.1:9100)")
-    parser.add_argument("--control", metavar="HOST:PORT", help="of the control socket (default: none)")
+    add = parser.add_argument
+    what = "an exchange and its symbols, or EXCHANGE:SYMBOL,SYMBOL for each of several exchanges"
+    add("what", nargs="+", metavar="WHAT", help=what)
+    add("--start", default="0", metavar="TIME", help="the first moment (default: the first event's)")
+    add("--end", default="now", metavar="TIME", help="the first moment after it (default: now)")
+    channels = f"of {', '.join(CHANNELS)} (default: all); gaps always come"
+    add("--channels", default=",".join(CHANNELS), metavar="A,B", help=channels)
+    add("--speed", default="1", metavar="N|max", help="times as fast as it happened (default: 1)")
+    add("--bind", default="127.0.0.1:9100", metavar="HOST:PORT", help="where events are sent (default: 127.0.0.1:9100)")
+    add("--control", metavar="HOST:PORT", help="where it is controlled (default: nowhere)")
     begins = ("subscribed", "now", "paused")
-    parser.add_argument("--begin", default=begins[0], choices=begins, help="default: at the first subscription")
-    parser.add_argument("--storage", metavar="DIR", help="storage directory (default: the configuration's)")
-    parser.add_argument("--conf", type=Path, metavar="FILE", help=f"default: ${settings.CONF_VARIABLE}, else the usual")
-    parser.add_argument("--log-level", default="INFO", choices=settings.LOG_LEVELS, help="default: INFO")
+    begin = "when to begin: at the first subscription, now, or when --control says so (default: subscribed)"
+    add("--begin", default=begins[0], choices=begins, help=begin)
+    add("--storage", metavar="DIR", help="the storage directory (default: the configuration's)")
+    conf = f"configuration (default: ${settings.CONF_VARIABLE}, else conf/binance.toml)"
+    add("--conf", type=Path, metavar="FILE", help=conf)
+    add("--log-level", default="INFO", choices=settings.LOG_LEVELS, metavar="LEVEL", help=settings.LOG_LEVEL_HELP)
     return parser.parse_args(with_times(sys.argv[1:] if argv is None else argv))

@@ -21,6 +21,7 @@ from .events import CHANNELS
 from .process import SUPERVISOR_VARIABLE, ConfigError
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOG_LEVEL_HELP = f"{', '.join(LOG_LEVELS)} (default: INFO)"
 PREFIX = "TRADE_ARCHIVIST_"
 CONF_VARIABLE = PREFIX + "CONF"
 NOT_SETTINGS = {CONF_VARIABLE, SUPERVISOR_VARIABLE, PREFIX + "BOOT_ID"}
@@ -36,23 +37,27 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
-    "--storage": Option("archive.storage", "DIR", "storage directory"),
+    "--storage": Option("archive.storage", "DIR", "the storage directory"),
     "--listen": Option("history.listen", "HOST:PORT", "where history is served"),
-    "--symbols": Option("feed.*.symbols", "A,B", "symbols to record, the exchange's own names"),
-    "--channels": Option("feed.*.channels", "a,b", f"out of {','.join(CHANNELS)}"),
+    "--symbols": Option(
+        "feed.*.symbols", "A,B", "what to record: the exchange's names, unified ones (BTC-USDT) or patterns (*-USDT)"
+    ),
+    "--channels": Option("feed.*.channels", "A,B", f"what to record, of {', '.join(CHANNELS)}"),
     "--codec": Option("archive.codec", "|".join(CODECS), "how sealed files are compressed"),
-    "--ws-url": Option("feed.*.ws_url", "URL", "scheme, host and port instead of the exchange's WebSocket"),
-    "--rest-url": Option("feed.*.rest_url", "URL", "scheme, host and port instead of the exchange's REST"),
+    "--ws-url": Option("feed.*.ws_url", "URL", "scheme, host and port that replace those of the exchange's WebSocket"),
+    "--rest-url": Option("feed.*.rest_url", "URL", "the same of its REST"),
     "--publish": Option("feed.*.events", "HOST:PORT", "where events are published; further exchanges: the next ports"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all daemons share."""
-    parser.add_argument("--conf", type=Path, metavar="FILE", help=f"default: ${CONF_VARIABLE}, else conf/binance.toml")
+    parser.add_argument(
+        "--conf", type=Path, metavar="FILE", help=f"configuration (default: ${CONF_VARIABLE}, else conf/binance.toml)"
+    )
     for option, (_, metavar, text) in OPTIONS.items():
         parser.add_argument(option, metavar=metavar, help=text)
-    parser.add_argument("--log-level", default="INFO", choices=LOG_LEVELS, help="default: INFO")
+    parser.add_argument("--log-level", default="INFO", choices=LOG_LEVELS, metavar="LEVEL", help=LOG_LEVEL_HELP)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, str]:

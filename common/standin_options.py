@@ -9,6 +9,7 @@ from typing import NoReturn
 from . import exchanges
 from .exchanges.binance_standin_rest import WEIGHT_LIMIT
 from .process import ConfigError, setup_logging
+from .settings import LOG_LEVEL_HELP, LOG_LEVELS
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 """What is generated where no symbol is named."""
@@ -98,38 +99,37 @@ def _check(chosen: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="standin", description="A stand-in exchange on one loopback port.", allow_abbrev=False)
+    what = "Stand in for an exchange on one loopback port."
+    parser = _Parser(prog="python -m processes.standin", description=what, allow_abbrev=False)
     add = parser.add_argument
-    add("exchange", choices=exchanges.names())
-    add("--host", default="127.0.0.1")
-    add("--port", type=int, default=9443, help="0 takes a free one and logs it")
-    add(
-        "--recording",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="of the exchange, gzip; several merge",
-    )
-    add("--archive", type=Path, metavar="DIR", help="a storage directory of ours")
+    add("exchange", choices=exchanges.names(), metavar="EXCHANGE", help=", ".join(exchanges.names()))
+    add("--host", default="127.0.0.1", help="where it listens (default: 127.0.0.1)")
+    add("--port", type=int, default=9443, metavar="N", help="0 takes a free one and logs it (default: 9443)")
+    merged = "recordings of the exchange, gzip; several are merged"
+    add("--recording", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=merged)
+    add("--archive", type=Path, metavar="DIR", help="a storage directory, instead of recordings")
     add("--synthetic", action="store_true", help="a generated market: the default without a recording or an archive")
-    add("--symbols", default="", help="BTCUSDT,ETHUSDT")
-    add("--seed", type=int, default=1, help="of the generated market")
-    add("--rate", type=_positive, default=50.0, help="events per second and symbol of the generated market")
-    add("--speed", type=_speed, default=1.0, metavar="1|N|max", help="max loses nothing and waits for its readers")
+    add("--symbols", default="", metavar="A,B", help=f"default: of a generated market {','.join(SYMBOLS)}, else all")
+    add("--seed", type=int, default=1, metavar="N", help="of the generated market (default: 1)")
+    rate = "events per second and symbol of the generated market (default: 50)"
+    add("--rate", type=_positive, default=50.0, metavar="N", help=rate)
+    speed = "times as fast as it happened; max loses nothing and waits for its readers (default: 1)"
+    add("--speed", type=_speed, default=1.0, metavar="N|max", help=speed)
     add("--loop", action="store_true", help="begin again at the end")
     add("--preload", action="store_true", help="read the whole source into memory first: the fastest")
-    add("--start-after", type=int, default=1, metavar="N", help="begin when N of the source's streams are subscribed")
+    add("--start-after", type=int, default=1, metavar="N", help="begin when N streams are subscribed (default: 1)")
     add("--sent", type=Path, metavar="FILE", help="append one JSON line per data frame sent")
-    add("--tls-cert", type=Path, metavar="FILE")
-    add("--tls-key", type=Path, metavar="FILE")
-    add("--ping-s", type=float, default=20.0, help="seconds between pings; 0 sends none")
-    add("--pong-timeout-s", type=_positive, default=60.0)
-    add("--buffer-bytes", type=int, default=4 * 1024**2, help="a reader further behind is cut (not at --speed max)")
-    add("--weight-limit", type=int, default=WEIGHT_LIMIT, help="REST request weight per minute")
+    add("--tls-cert", type=Path, metavar="FILE", help="serve wss:// and https:// with this certificate")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key")
+    add("--ping-s", type=float, default=20.0, metavar="S", help="seconds between pings; 0 sends none (default: 20)")
+    pong = "seconds without a pong after which a connection is cut (default: 60)"
+    add("--pong-timeout-s", type=_positive, default=60.0, metavar="S", help=pong)
+    buffer = "a reader further behind is cut, but not at --speed max (default: 4194304)"
+    add("--buffer-bytes", type=int, default=4 * 1024**2, metavar="N", help=buffer)
+    weight = f"weight of REST requests per minute (default: {WEIGHT_LIMIT})"
+    add("--weight-limit", type=int, default=WEIGHT_LIMIT, metavar="N", help=weight)
     add("--fault", action="append", default=[], metavar="QUERY", help="as in /standin/fault?QUERY: do=cut&after=1000")
-    add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add("--log-level", default="INFO", choices=LOG_LEVELS, metavar="LEVEL", help=LOG_LEVEL_HELP)
     return parser
 
 

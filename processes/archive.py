@@ -24,6 +24,8 @@ from common import settings
 from common.config import Config, socket_path
 from common.process import EXIT_CONFIG, LOCK_WAIT_S, SUPERVISOR_VARIABLE, ConfigError
 
+_WHAT = "Record exchanges: their feeds, the archiver and history, in the foreground until Ctrl-C."
+
 STOP_WAIT_S = 30
 """How long a process may take to stop before it is killed."""
 
@@ -98,8 +100,8 @@ def _become(command: list[str]) -> NoReturn:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m processes.archive", description="Record exchanges, all in one.")
-    parser.add_argument("exchanges", nargs="+", metavar="EXCHANGE", help="for example: binance")
+    parser = argparse.ArgumentParser(prog="python -m processes.archive", description=_WHAT)
+    parser.add_argument("exchanges", nargs="+", metavar="EXCHANGE", help="exchanges to record, for example binance")
     settings.add_arguments(parser)
     return parser.parse_args(argv)
 

@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m processes.archiver", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("exchanges", nargs="*", default=["binance"], help="the exchanges to archive (binance)")
+    parser.add_argument("exchanges", nargs="*", default=["binance"], metavar="EXCHANGE", help="default: binance")
     add_arguments(parser)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)

@@ -365,7 +365,7 @@ class Feed:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m processes.feed", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("exchange", help="the exchange to record, as binance")
+    parser.add_argument("exchange", metavar="EXCHANGE", help="the exchange to record, for example binance")
     add_arguments(parser)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)

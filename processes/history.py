@@ -40,6 +40,8 @@ from common.turns import Turns
 
 log = logging.getLogger("history")
 
+_EXCHANGES = "those whose live events clients are told the endpoints of (default: binance)"
+
 Socket = zmq.Socket[bytes]
 
 POLL_MS = 100
@@ -336,7 +338,7 @@ def work(endpoint: str, name: bytes, parent: int, storage: Path, endpoints: dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m processes.history", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("exchanges", nargs="*", default=["binance"], help="those whose live events are told (binance)")
+    parser.add_argument("exchanges", nargs="*", default=["binance"], metavar="EXCHANGE", help=_EXCHANGES)
     add_arguments(parser)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)
