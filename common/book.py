@@ -7,12 +7,16 @@ the range of ids that it covers. Where each delta names the id before it, its ra
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from heapq import nlargest, nsmallest
+from math import inf
 from typing import Any, Literal, NamedTuple
 
 from .events import Level, Snapshot, Update
 
 HELD_MAX = 10_000
 """Deltas kept while a snapshot is on its way (a quarter of an hour at 100 ms); then the oldest go."""
+
+BEST = 10
+"""Levels a side that a check may look at, of a RankedBook."""
 
 ZEROS = frozenset({"0", *("0." + "0" * digits for digits in range(31))})
 """Zero, however an exchange writes it: an amount among these removes its level."""
@@ -67,7 +71,7 @@ class RankedBook(Book):
 
     def __init__(self) -> None:
         super().__init__()
-        self.best_bids: bytes | None = None  # what a check has made of a side; None once the side has changed
+        self.best_bids: bytes | None = None  # what a check made of a side's best; None once they may have changed
         self.best_asks: bytes | None = None
         self.bid_prices: list[str] = []
         self.ask_prices: list[str] = []
@@ -84,10 +88,12 @@ class RankedBook(Book):
 
     def apply(self, bids: list[Level], asks: list[Level]) -> None:
         if bids:
-            self.best_bids = None
+            if self.best_bids is not None and _touch_best(self._bid_ranks, bids, -1.0):
+                self.best_bids = None
             _apply_ranked(self.bids, self.bid_prices, self._bid_ranks, bids, -1.0)
         if asks:
-            self.best_asks = None
+            if self.best_asks is not None and _touch_best(self._ask_ranks, asks, 1.0):
+                self.best_asks = None
             _apply_ranked(self.asks, self.ask_prices, self._ask_ranks, asks, 1.0)
 
     def cut(self, depth: int) -> None:
@@ -99,6 +105,12 @@ class RankedBook(Book):
     def top(self, depth: int | None = None) -> tuple[list[Level], list[Level]]:
         bids = [(price, self.bids[price]) for price in self.bid_prices[:depth]]
         return bids, [(price, self.asks[price]) for price in self.ask_prices[:depth]]
+
+
+def _touch_best(ranks: list[float], levels: list[Level], sign: float) -> bool:
+    """Whether a change of these levels may be one of the best of a side."""
+    worst = ranks[BEST - 1] if len(ranks) >= BEST else inf
+    return min([sign * float(price) for price, _ in levels]) <= worst
 
 
 def _apply_ranked(
@@ -189,7 +201,7 @@ class BookSync:
     def steps(self, delta: Update) -> bool:
         """Take a delta that goes on from the one before, as nearly all do; False: it is not such a one, nor taken."""
         last = self.id
-        if last is None or not self.linked:
+        if last is None or not self.linked or delta.fields["type"] == "snapshot":
             return False
         rule, link = self.rule, self.rule.link
         if link == "exact":
@@ -202,6 +214,10 @@ class BookSync:
         if rule.depth is not None:
             self.book.cut(rule.depth)
         return True
+
+    def agrees(self, fields: dict[str, Any]) -> bool:
+        """Whether the book is what a delta or snapshot, taken just now, says of it."""
+        return self.rule.check is None or self.rule.check(self.book, fields)
 
     def begin(self, snapshot: Update) -> None:
         """Take a snapshot that came on the stream: whatever was before, the book is this."""

@@ -82,7 +82,7 @@ class Judge:
                 self.lose_book(state, topic, "sequence", ids)
             applies = sync.delta(update)
         if applies:
-            if sync.rule.check is None or sync.rule.check(sync.book, fields):
+            if sync.agrees(fields):
                 topic.reached(update.last)
                 if topic.gap is not None:
                     self._out.close_gap(state, topic)

@@ -15,7 +15,7 @@ from .adapter import FAULTS, Adapter, version
 from .emission import Emission, Published
 from .events import GAP, Action, Parsed, Snapshot, Update
 from .judge import Judge
-from .record import DATA, Record, decode
+from .record import Record, decode, parted
 from .topic import Gap, Rules, SymbolState, Topic
 
 Work = tuple[int, int, int, Parsed] | Record
@@ -102,13 +102,15 @@ class Normaliser:
         """
         if line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
             try:
-                whole = orjson.loads(line)
-                if "op" not in whole or whole["op"] == "binary":
-                    data = whole["data"]
-                    if not self._is_plain:
-                        data = self._adapter.loads(line[line.index(DATA) + len(DATA) : line.rindex(b"}")])
+                if self._is_plain:
+                    head = orjson.loads(line)
+                    data = head["data"]
+                else:
+                    head, payload = parted(line)
+                    data = self._adapter.loads(payload)
+                if "op" not in head or head["op"] == "binary":
                     update = self._adapter.parse(data)
-                    return None if update is None else (whole["seq"], whole["ts_recv"], whole["conn"], update)
+                    return None if update is None else (head["seq"], head["ts_recv"], head["conn"], update)
             except (ValueError, KeyError, TypeError, RecursionError):
                 return decode(line)
         return decode(line)
@@ -156,10 +158,17 @@ class Normaliser:
         channel, symbol, first, last, _, fields = update
         state = self.symbols.get(symbol)
         topic = state.channels.get(channel) if state is not None else None
-        if topic is None or not topic.plain or topic.conn != conn or not fields:
+        if topic is None or state is None or not topic.plain or topic.conn != conn or not fields:
             return None
         if channel in self._dense and first - 1 != topic.id:
             return None
+        if channel == "book":
+            if not state.sync.steps(update):
+                return None
+            if not state.sync.agrees(fields):
+                self._out.seq, self._out.ts = seq, ts_recv
+                self._judge.lose_book(state, topic, "checksum")
+                return None
         topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, 0, ts_recv
         topic.latest = fields
         return topic
@@ -173,7 +182,7 @@ class Normaliser:
         for channel, symbol, first, last, _, fields in updates:
             state = self.symbols.get(symbol)
             topic = state.channels.get(channel) if state is not None else None
-            if topic is None or not topic.plain or topic.conn != conn or not fields:
+            if topic is None or not topic.plain or topic.conn != conn or not fields or channel == "book":
                 return None
             if channel in self._dense and first - 1 != topics.get(topic, topic.id):
                 return None
@@ -185,8 +194,8 @@ class Normaliser:
             topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, of - 1, ts_recv
         dumps = orjson.dumps
         if of == 1:
-            found = sorted(zip(topics, updates, strict=True), key=_by_topic)
-            return [each.message(seq, ts_recv, update.ts_event, dumps(update.fields)) for each, update in found]
+            found = sorted(zip((each.prefix for each in topics), topics, updates, strict=True))
+            return [each.message(seq, ts_recv, update.ts_event, dumps(update.fields)) for _, each, update in found]
         (only,) = topics
         parts = (b'%b,"part":%d,"of":%d}' % (dumps(each.fields)[:-1], part, of) for part, each in enumerate(updates))
         return [only.message(seq, ts_recv, each.ts_event, part) for each, part in zip(updates, parts, strict=True)]
@@ -206,7 +215,8 @@ class Normaliser:
             topic = state.channels.get(channel) if state is not None else None
             if state is None or topic is None:
                 continue
-            if topic.plain and topic.conn == conn and (channel not in self._dense or first - 1 == topic.id):
+            is_plain = topic.plain and topic.conn == conn and channel != "book"
+            if is_plain and (channel not in self._dense or first - 1 == topic.id):
                 topic.pass_to(last, fields)
                 out.emit(state, topic, ts_event, fields)
             else:
@@ -385,7 +395,3 @@ _HANDLERS = {
     "gap": Normaliser._on_gap,
     "checkpoint": Normaliser._on_checkpoint,
 }
-
-
-def _by_topic(found: tuple[Topic, Update]) -> bytes:
-    return found[0].prefix

@@ -108,6 +108,12 @@ def decode(line: bytes) -> Record:
     return Record(seq, ts_recv, kind, get("conn"), get("channel"), get("symbol"), head, payload)
 
 
+def parted(line: bytes) -> tuple[Any, bytes]:
+    """Head and payload of a frame's line, quicker than `decode`: unchecked. Raises ValueError where it has none."""
+    end = line.index(DATA)
+    return orjson.loads(line[:end] + b"}"), line[end + len(DATA) : line.rindex(b"}")]
+
+
 def _without_data(line: bytes) -> tuple[Any, bytes | None]:
     """Head and payload of a line whose payload is in base64, or that has none. Raises ValueError."""
     line = line.removesuffix(b"\n")

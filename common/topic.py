@@ -70,7 +70,7 @@ class Topic:
         self.seam = True  # nothing newer than `id` came yet from the connection that is followed
         self.lags = False  # it was gone over to while two delivered: what it brings up to `id` was there already
         self.gap: Gap | None = None
-        self.plain = False  # nothing is out of the ordinary: no book, gap, seam or second connection
+        self.plain = False  # nothing is out of the ordinary: no gap, seam or second connection
         self.missing: list[Missing] = []
         self.other: int | None = None  # a second connection that delivers the same, not followed
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
@@ -126,7 +126,7 @@ class Topic:
         self.pass_to(last, fields)
         self.seam = False
         is_alone = self.other is None and not self.lags
-        self.plain = is_alone and self.gap is None and self.channel != "book" and self.merged is None
+        self.plain = is_alone and self.gap is None and self.merged is None
         new = []
         while self.held and self.held[0].last <= last and not self.keeps_all:
             self.overlaps = True

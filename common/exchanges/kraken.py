@@ -6,6 +6,7 @@ Source of every rule here: docs.kraken.com/api, Spot WebSocket v2 and Spot REST,
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from zlib import crc32
@@ -13,7 +14,7 @@ from zlib import crc32
 import orjson
 
 from ..adapter import FAULTS, statuses, understood
-from ..book import BookRule, RankedBook
+from ..book import BEST, BookRule, RankedBook
 from ..events import Action, Reply, Request, Update, spot
 from ..fields import digits, loads_exact, ns_of_iso, side, step, text
 
@@ -40,7 +41,6 @@ WHOLE = {"trade": "proven", "book": "detected"}
 """A book's checksum is over its ten best levels a side: what is lost deeper shows once it gets there, or never."""
 
 BOOK_DEPTH = 1000
-CHECKED_LEVELS = 10
 CANDLE_INTERVALS = ("1", "5", "15", "30", "60", "240", "1440", "10080", "21600")  # minutes
 CANDLE_DEFAULT = "1"
 
@@ -73,7 +73,7 @@ def _bare(price: str, amount: str) -> str:
 
 
 def _best(side: dict[str, str], prices: list[str]) -> bytes:
-    best = prices[:CHECKED_LEVELS]
+    best = prices[:BEST]
     return "".join(map(_bare, best, map(side.__getitem__, best))).encode()
 
 
@@ -210,28 +210,23 @@ def _levels(value: list[dict[str, Any]]) -> list[list[str]]:
     found = []
     for level in value:
         price, amount = level["price"], level["qty"]
-        if type(amount) is not str:
-            amount = digits(amount)
-        found.append([_number(price), amount])
+        if type(price) is not str or type(amount) is not str:
+            price, amount = digits(price), digits(amount)
+        if not float(price) >= 0:
+            raise ValueError
+        found.append([price, amount])
     return found
 
 
 def _ticker(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update, Update]:
     """The best prices and the last day's. Of what was never traded the time is 1970."""
     symbol, time = text(data["symbol"]), ns_of_iso(data["timestamp"])
-    names = (("bid_price", "bid"), ("bid_amount", "bid_qty"), ("ask_price", "ask"), ("ask_amount", "ask_qty"))
-    quote = {name: _number(data[key]) for name, key in names}
-    ticker: dict[str, Any] = {
-        "last": _number(data["last"]),
-        "open": None,
-        "high": _number(data["high"]),
-        "low": _number(data["low"]),
-        "volume": _number(data["volume"]),
-        "quote_volume": None,
-    }
+    bid, bid_amount, ask, ask_amount, last, high, low, volume = map(_number, _of_ticker(data))
+    quote = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
+    ticker = {"last": last, "open": None, "high": high, "low": low, "volume": volume, "quote_volume": None}
     return (
-        Update("quote", symbol, time, time, time or None, quote),
-        Update("ticker", symbol, time, time, time or None, ticker),
+        _update(Update, ("quote", symbol, time, time, time or None, quote)),
+        _update(Update, ("ticker", symbol, time, time, time or None, ticker)),
     )
 
 
@@ -241,15 +236,16 @@ def _candle(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
     if type(minutes) is not int or type(trades) is not int:
         raise TypeError
     time = ns_of_iso(message["timestamp"]) if "timestamp" in message else None
+    first, high, low, close, volume = map(_number, _of_candle(data))
     fields: dict[str, Any] = {
         "interval": str(minutes),
         "open_ts": opened,
         "close_ts": opened + minutes * _MINUTE_NS,
-        "open": _number(data["open"]),
-        "high": _number(data["high"]),
-        "low": _number(data["low"]),
-        "close": _number(data["close"]),
-        "volume": _number(data["volume"]),
+        "open": first,
+        "high": high,
+        "low": low,
+        "close": close,
+        "volume": volume,
         "quote_volume": None,
         "trades": trades,
         "closed": None,
@@ -258,6 +254,9 @@ def _candle(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
     return (Update("candle", text(data["symbol"]), last, last, time, fields),)
 
 
+_of_ticker = itemgetter("bid", "bid_qty", "ask", "ask_qty", "last", "high", "low", "volume")
+_of_candle = itemgetter("open", "high", "low", "close", "volume")
+
 _READERS: dict[str, _Reader] = {"trade": _trade, "book": _book, "ticker": _ticker, "ohlc": _candle}
 
 
@@ -265,7 +264,7 @@ def _number(value: object) -> str:
     """A price or an amount with its digits, surely a number: books are put in order by it."""
     if type(value) is not str:
         value = digits(value)
-    if not float(value) >= 0:
+    if not (value.replace(".", "", 1).isdecimal() or float(value) >= 0):  # the first is true of nearly all, and quick
         raise ValueError
     return value
 
