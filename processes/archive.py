@@ -216,10 +216,6 @@ def _value(text: str) -> str:
 def where_to_look(config: Config, conf: Path) -> str:
     """What the user sees first."""
     name, feed = next(iter(config.feeds.items()))
-    subscribe = (
-        f'import zmq; s = zmq.Context().socket(zmq.SUB); s.connect("{feed.events}"); s.subscribe("{name}/trade/");'
-        " [print(s.recv().decode()) for _ in range(5)]"
-    )
     source = "the built-in stand-in exchange" if config.standin.port else feed.ws_url or "the exchange itself"
     recorded = "; ".join(f"{exchange} {', '.join(each.symbols)}" for exchange, each in config.feeds.items())
     lines = {
@@ -227,8 +223,7 @@ def where_to_look(config: Config, conf: Path) -> str:
         "storage": _shown(config.archive.storage),
         "events": ", ".join(each.events for each in config.feeds.values()),
         "history": f"tcp://{config.history.listen}",
-        "five trades": _shown_command("-c", f"'{subscribe}'"),
-        "follow": f"{_research()} follow {name} {feed.symbols[0]} --events {feed.events}",
+        "follow": f"{_research()} follow {name} {shlex.quote(feed.symbols[0])} --events {feed.events}",
         "prove": f"{_research()} verify {shlex.quote(_shown(config.archive.storage))}",
         "processes": _shown_command("-m", "supervisor.supervisorctl", "-c", shlex.quote(_shown(conf)), "status"),
         "their logs": "here" if _reopens_stdout() else _shown(conf.parent / "*.log"),

@@ -132,6 +132,7 @@ def test_the_first_scripts_slice_ask_and_join_what_the_sandbox_records(
     wait_for_a_book(ports)
     frames = run_script(shown("slice", ports, storage), tmp_path)
     assert any("whole" in line for line in frames) and any(", 40)" in line for line in frames)
+    assert max(map(len, frames)) <= 80  # a terminal
     prices = run_script(shown("ask", ports, storage), tmp_path)
     assert prices and all(float(price) > 0 for price in prices)
     joined = [line.split() for line in run_script(shown("join", ports, storage), tmp_path)]
