@@ -116,8 +116,7 @@ class Joined:
             except zmq.Again:
                 break
             name = message[: message.find(b" ") + 1]
-            if self._quiet.knows(name):
-                self._quiet.hear(name, now)
+            self._quiet.hear(name, message, now)
             if found := follower.take(message, now):
                 self._give(found)
         self._ask_history(now)

@@ -9,6 +9,7 @@ costs it is asked from history, and what nobody has is told by a gap, which make
 
 import argparse
 import os
+import signal
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -37,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop, as `| head` does
     main()

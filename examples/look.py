@@ -7,6 +7,7 @@ Record something first: `make run` in the checkout records a generated market, a
 
 import argparse
 import os
+import signal
 from datetime import UTC, datetime
 
 from trade_archivist import ArchivistError, Client
@@ -39,4 +40,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop, as `| head` does
     main()

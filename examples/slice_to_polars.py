@@ -8,6 +8,7 @@ Needs the extra `frames`: pip install 'trade-archivist[frames]'. Times are ISO 8
 
 import argparse
 import os
+import signal
 
 import polars as pl
 from trade_archivist import Client
@@ -38,4 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop, as `| head` does
     main()

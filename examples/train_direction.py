@@ -10,6 +10,7 @@ where it is installed. Needs the extra `frames`. It shows how the data is used, 
 
 import argparse
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop, as `| head` does
     main()

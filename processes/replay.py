@@ -71,7 +71,8 @@ class Replay:
             self._sender = _bound(gate, context.socket(zmq.XPUB), self._options.events)
             endpoint = self._options.control
             self._control = None if endpoint is None else _bound(gate, context.socket(zmq.REP), endpoint)
-            log.info("%s %s", self._options.events, self._replayer.state)
+            state = self._replayer.state
+            log.info("%s %s", self._options.events, "waits for a subscriber" if state == "waiting" else state)
             self._loop()
             if self._replayer.state == "ended" and not self._stopping:
                 self._sender.set(zmq.LINGER, -1)  # who is slow gets everything, unless we are told to stop

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,24 @@ def test_training_on_a_recording_learns_something(tmp_path: Path) -> None:
     told = run(EXAMPLES / "train_direction.py", "--storage", tmp_path, "--interval", "500ms")
     right = {name: float(value) for name, value in re.findall(r"^(.*?) +right +([\d.]+)%", told, re.MULTILINE)}
     assert right["logistic regression"] > 70 > right["always the same"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("look.py",),
+        ("live_bars.py", "--start=-3s", "--interval", "500ms"),
+        ("slice_to_polars.py", "--start=-3s"),
+        ("train_direction.py", "--interval", "50ms"),
+    ],
+)
+def test_an_example_whose_reader_is_gone_ends_without_a_word(pipeline: Pipeline, words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        command = [PYTHON, EXAMPLES / words[0], *words[1:], "--server", pipeline.server]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, timeout=DEADLINE_S, cwd="/", check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 def test_the_notebook_runs_cell_by_cell(pipeline: Pipeline) -> None:
