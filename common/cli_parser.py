@@ -54,6 +54,18 @@ examples:
   trade-archivist book binance BTCUSDT --at 2026-01-31T12:00 --depth 5 --json
 """
 
+_COVERAGE = f"""\
+{_TIMES}
+
+Each line is an interval without a gap, with its events and the bytes of its
+tables: of the hour that is being written there are none yet (-).
+"""
+
+_SYMBOLS = """\
+With --storage also files and times. Records are counted where files are sealed;
+open: of the file that is being written open_bytes are known.
+"""
+
 _FOLLOW = f"""\
 {_TIMES}
 
@@ -109,12 +121,15 @@ def add_research(add: Add) -> None:
     book.add_argument(
         "--depth", type=count, metavar="N", help="levels of each side (default: on a terminal 10, else all)"
     )
-    for name, text in (("coverage", "list what is whole, and how surely"), ("gaps", "list what is missing, and why")):
-        sub = _asking(add(name, text, _TIMES))
+    for name, text, more in (
+        ("coverage", "list what is whole, and how surely", _COVERAGE),
+        ("gaps", "list what is missing, and why", _TIMES),
+    ):
+        sub = _asking(add(name, text, more))
         sub.add_argument("exchange", metavar="EXCHANGE", help="for example binance")
         sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"{_SYMBOL} (default: all)")
         _add_range(sub)
-    symbols = _asking(add("symbols", "list the symbols that are archived", ""))
+    symbols = _asking(add("symbols", "list the symbols that are archived", _SYMBOLS))
     symbols.add_argument("exchange", metavar="EXCHANGE", nargs="?", help="only this one (default: all)")
     instruments = _asking(add("instruments", "list what the symbols are", _TIMES))
     instruments.add_argument("exchange", metavar="EXCHANGE", help="for example binance")

@@ -90,18 +90,21 @@ def symbols(directory: Path, exchange: str | None, *, as_json: bool) -> int:
     if as_json:
         print(orjson.dumps({"symbols": rows}).decode())
         return EXIT_OK
-    print(aligned([COLUMNS, *(tuple(_cell(column, row[column]) for column in COLUMNS) for row in rows)]))
+    print(aligned([COLUMNS, *(tuple(_cell(column, row) for column in COLUMNS) for row in rows)]))
     return EXIT_OK
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, row: dict[str, Any]) -> str:
+    value = row[column]
+    if column == "records" and row["open_bytes"]:
+        return "open" if value is None else f"{value} + open"
     if column in ("first", "last"):
         return "-" if value is None else f"{datetime.fromtimestamp(value // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return "_" if value is None else str(value)
 
 
 def _summary(disk: Disk, symbol_dir: Path) -> dict[str, Any]:
-    """What is archived of a symbol. `records` are those of sealed files; open ones are told by their bytes."""
+    """What is archived of a symbol. `records` are those of sealed files (None: none is); an open one is not read."""
     files = records = open_bytes = size = 0
     times: list[int] = []
     for month in month_dirs(disk, symbol_dir):
@@ -117,7 +120,7 @@ def _summary(disk: Disk, symbol_dir: Path) -> dict[str, Any]:
     return {
         "symbol": symbol_of(symbol_dir / "month"),
         "files": files,
-        "records": records,
+        "records": records or None,
         "open_bytes": open_bytes,
         "bytes": size,
         "first": min(times, default=None),

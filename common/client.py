@@ -215,7 +215,10 @@ class Client:
         start: Time = None,
         end: Time = None,
     ) -> list[dict[str, Any]]:
-        """The intervals that are whole: symbol, channel, `start`, `end` (ns), how sure, events and bytes."""
+        """The intervals that are whole: symbol, channel, `start`, `end` (ns), how sure, `events` and `bytes`.
+
+        `bytes` are those of tables: None where there are none yet, as of the hour that is being written.
+        """
         return self._ranged("coverage", exchange, symbols, channels, start, end)
 
     def gaps(

@@ -226,9 +226,10 @@ class Interval:
     after: int | None
     is_told: bool
 
-    def facts(self) -> dict[str, int]:
-        keys = ("start", "end", "first_seq", "last_seq", "events", "bytes")
-        return {key: getattr(self, key) for key in keys}
+    def facts(self) -> dict[str, int | None]:
+        """As they are told; `bytes` are those of its tables, None where it has none yet."""
+        keys = ("start", "end", "first_seq", "last_seq", "events")
+        return {**{key: getattr(self, key) for key in keys}, "bytes": self.bytes or None}
 
     def add(self, other: "Interval") -> None:
         self.start, self.end = min(self.start, other.start), max(self.end, other.end)

@@ -257,6 +257,7 @@ def test_gaps_and_coverage_equal_what_the_events_tell(logged: Logged, random: Ra
             counted[each["symbol"], each["channel"]] += each["events"]
             assert each["whole"] == ("proven" if each["channel"] in ("trade", "agg_trade", "book") else "unverifiable")
             assert each["start"] <= each["end"] and each["first_seq"] <= each["last_seq"]
+            assert each["bytes"] != 0  # None where there are no tables yet
         assert counted == Counter((event["symbol"], event["channel"]) for event in events if event["channel"] != "gap")
         logged.seal()
     assert logged.ask(op="coverage", symbols=symbols, end=logged.log.records[0].ts_recv)[0]["coverage"] == []

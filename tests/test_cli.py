@@ -16,7 +16,6 @@ from common import __version__, exchanges
 from common.cli import main
 from common.codec import lines
 from common.normaliser import Normaliser
-from common.quiet import QUIET_S, Quiet
 from common.record import decode, encode
 from tests.archives import FIRST, FIRST_TS, ODD, Archive, start, trade, written
 
@@ -292,6 +291,16 @@ def test_symbols_when_run_then_tells_files_bytes_and_times(archive: Archive, tel
     printed = tell("symbols", "binance", "--storage", archive.storage)[0].splitlines()
     assert len(printed) == 4
     assert "2024-08-08T23:00:00Z" in printed[3]
+    assert f"{rows[0]['records']} + open" in printed[1]  # the last hour is being written
+
+
+def test_symbols_when_nothing_is_sealed_then_says_open_instead_of_a_count(tmp_path: Path, tell: Told) -> None:
+    archive = Archive(tmp_path)
+    archive.begin()
+    archive.sync()
+    row = orjson.loads(tell("symbols", "--storage", tmp_path, "--json")[0])["symbols"][0]
+    assert row["records"] is None and row["open_bytes"] == row["bytes"] > 0
+    assert "open" in tell("symbols", "--storage", tmp_path)[0].splitlines()[1].split()
 
 
 # -- follow --------------------------------------------------------------------------------------------------------
@@ -352,32 +361,6 @@ def test_follow_when_interrupted_then_exits_0_and_when_nothing_comes_then_says_s
         assert process.wait(DEADLINE_S) == 0
         stop.set()
         thread.join()
-
-
-def test_quiet_when_a_symbol_or_all_are_late_then_each_is_told_once() -> None:
-    quiet = Quiet("binance", ["A", "B"], "tcp://x", 0.0)
-    quiet.hear(b"binance/heartbeat ", b'binance/heartbeat {"at":7}', 3.0)
-    quiet.hear(b"binance/heartbeat/A ", b"", 3.0)
-    (text,) = quiet.check(QUIET_S)
-    assert text.startswith("binance B not even a heartbeat")
-    assert quiet.check(QUIET_S) == []
-    assert quiet.check(3.0 + QUIET_S)[0].startswith("binance nothing, not even a heartbeat")
-    assert quiet.check(4.0 + QUIET_S) == []
-    quiet.hear(b"binance/heartbeat/B ", b"", 20.0)
-    assert quiet.check(20.0) == []
-    assert quiet.check(20.0 + QUIET_S)[0].startswith("binance nothing")
-
-
-def test_quiet_when_a_replay_has_ended_then_says_so_once_until_it_goes_on() -> None:
-    quiet = Quiet("binance", ["A"], "tcp://x", 0.0)
-    beat = b"binance/heartbeat "
-    quiet.hear(beat, beat + b'{"at":7,"end":true}', 1.0)
-    assert [text for now in (1.0, 2.0, 1.0 + QUIET_S) for text in quiet.check(now)] == [
-        "binance the replay at tcp://x has ended, unless it is told to seek back; waiting"
-    ]
-    quiet.hear(beat, beat + b'{"at":3}', 10.0)
-    quiet.hear(b"binance/trade/A ", b"no heartbeat", 11.0)
-    assert quiet.check(10.0 + QUIET_S)[0].startswith("binance nothing, not even a heartbeat")
 
 
 def test_follow_when_arguments_are_wrong_then_says_what_is_known(refused: Refused) -> None:
