@@ -3,7 +3,7 @@
 `standin_recorded.py` serves a recording through it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Protocol
 
 from .events import Snapshot
@@ -18,7 +18,7 @@ class RefusedError(Exception):
 
 
 class Patience:
-    """How long an exchange bears that a client says nothing: told the time once a second, as `Session.beat` is."""
+    """How long an exchange bears that nothing is said: told the time once a second, as `Session.beat` is."""
 
     def __init__(self, limit_s: float, code: int, reason: str) -> None:
         self._limit_ms, self._refusal = limit_s * 1000, RefusedError(code, reason)
@@ -27,19 +27,25 @@ class Patience:
     def hear(self) -> None:
         self._since = None
 
+    def is_over(self, now_ms: int) -> bool:
+        self._since = now_ms if self._since is None else self._since
+        return now_ms - self._since > self._limit_ms
+
     def wait(self, now_ms: int) -> None:
         """Raises RefusedError where it is over."""
-        self._since = now_ms if self._since is None else self._since
-        if now_ms - self._since > self._limit_ms:
+        if self.is_over(now_ms):
             raise self._refusal
 
 
 class Session(Protocol):
-    """One connection: what it has subscribed to, and what the server says on it by itself."""
+    """One connection: what it has subscribed to, and what the server says on it by itself.
+
+    `known` are the symbols that there are: of each other one it does what the exchange does.
+    """
 
     streams: dict[str, None]  # a set that keeps the order of subscribing; names as the adapter's `streams` gives them
 
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: str, known: Container[str]) -> None: ...
     def answer(self, frame: bytes) -> list[bytes]: ...  # to one frame of the client; raises RefusedError
     def beat(self, now_ms: int) -> list[bytes]: ...  # once a second; raises RefusedError where it has waited too long
     def greeting(self) -> list[bytes]: ...  # on connect

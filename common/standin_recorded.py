@@ -19,12 +19,13 @@ from .faults import BINARY, TEXT, FaultError
 from .foreign_recording import BINARY as BINARY_LINE
 from .foreign_recording import read_frames, read_rest
 from .link import Link
+from .naming import catalogue
 from .process import ConfigError
 from .recording import Message
 from .standin_books import StandinBooks
 from .standin_dialect import RefusedError, Session
 from .standin_options import Options
-from .standin_server import Answer, StandinServer
+from .standin_server import Answer, StandinServer, split
 
 FRAME_BYTES_MAX = 64 * 1024**2
 """Of a recorded frame, inflated."""
@@ -39,6 +40,7 @@ class RecordedStandin(StandinServer[Session]):
         self.per_second = self._dialect.MESSAGES_PER_S
         self._books = StandinBooks(self._adapter)
         self._recorded: dict[str, bytes] = {}
+        self._known: frozenset[str] = frozenset()  # the symbols that there are
         self._wanted = frozenset(name for symbol in options.symbols for name in self._streams_of(symbol))
         super().__init__(options)
 
@@ -48,15 +50,32 @@ class RecordedStandin(StandinServer[Session]):
     # the source
 
     def open_source(self) -> None:
+        brought: dict[str, set[str]] = {}
         try:
-            self.streams = frozenset(message.stream for message in self.messages())
+            for message in self.messages():
+                if not brought.get(message.stream):
+                    brought[message.stream] = self._symbols_in(message)
             for path in self.options.recordings:
                 self._recorded = {**read_rest(path), **self._recorded}
         except ValueError as error:
             raise ConfigError(f"the source cannot be read: {error}") from None
-        if not self.streams:
+        if not brought:
             raise ConfigError("the source holds no messages (of these symbols)")
-        self.symbols = self.options.symbols
+        self.streams, self.symbols = frozenset(brought), self.options.symbols
+        self._known = frozenset(itertools.chain(self._listed(), *brought.values()))
+
+    def _symbols_in(self, message: Message) -> set[str]:
+        try:
+            found = self._adapter.parse(self._adapter.loads(message.payload))
+        except ValueError:
+            return set()  # a frame that came broken
+        return {said.symbol for said in (found if isinstance(found, list) else [found]) if said is not None}
+
+    def _listed(self) -> Iterator[str]:
+        """The symbols of the instruments that it tells over REST."""
+        for asked in catalogue(self._adapter):
+            status, body = self._dialect.rest(*split(asked.path), self._recorded)
+            yield from self._adapter.trading_symbols(body) if status == 200 else ()
 
     def _read_source(self) -> Iterator[Message]:
         each = [read_frames(path) for path in self.options.recordings]
@@ -82,7 +101,7 @@ class RecordedStandin(StandinServer[Session]):
         return request.headers.get("Upgrade", "").lower() == "websocket"
 
     def join(self, link: Link, target: str) -> Session:
-        session: Session = self._dialect.Session(target)
+        session: Session = self._dialect.Session(target, self._known)
         self._say(link, session.greeting())
         return session
 

@@ -12,6 +12,7 @@ from common.exchanges import binance_futures_standin as standin
 from common.standin_dialect import RefusedError
 
 USDM, COINM = (cast(Adapter, exchanges.get(name)) for name in ("binance-usdm", "binance-coinm"))
+KNOWN = {"BTCUSDT", "BTCUSD_PERP"}
 RECORDED = {
     "/fapi/v1/depth?symbol=BTCUSDT&limit=1000": b'{"lastUpdateId":7,"bids":[],"asks":[]}',
     "/fapi/v1/aggTrades?symbol=BTCUSDT&fromId=26129&limit=1000": b'[{"a":26129},{"a":26130}]',
@@ -21,12 +22,12 @@ RECORDED = {
 
 def test_the_stand_in_agrees_to_a_stream_of_the_other_address_and_stays_silent() -> None:
     names = ["btcusdt@trade", "btcusdt@aggTrade", "btcusdt@depth@100ms", "btcusdt@markPrice@1s"]
-    public, market, old = map(standin.Session, ("/public/stream", "/market/stream", "/stream"))
+    public, market, old = (standin.Session(path, KNOWN) for path in ("/public/stream", "/market/stream", "/stream"))
     for session in (public, market, old):
         assert session.answer(USDM.subscribe(names, 1)[0]) == [b'{"result":null,"id":1}']
     assert list(public.streams) == list(old.streams) == ["btcusdt@trade", "btcusdt@depth@100ms"]
     assert list(market.streams) == ["btcusdt@aggTrade", "btcusdt@markPrice@1s"]
-    coin = standin.Session("/stream")
+    coin = standin.Session("/stream", KNOWN)
     coin.answer(COINM.subscribe(["btcusd_perp@aggTrade", "btcusd_perp@trade"], 1)[0])
     assert list(coin.streams) == ["btcusd_perp@aggTrade", "btcusd_perp@trade"]
     coin.answer(COINM.unsubscribe(["btcusd_perp@trade"], 2)[0])

@@ -251,7 +251,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_record(
             ADAPTER.parse_rest(url, frame)
         ADAPTER.trading_symbols(frame)
         bitstamp_standin.stream_of(frame)
-        bitstamp_standin.Session("").answer(frame)
+        bitstamp_standin.Session("", {"btcusd"}).answer(frame)
         try:
             message = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -266,7 +266,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_record(
 
 
 def test_the_stand_in_answers_our_frames_as_documented() -> None:
-    session = bitstamp_standin.Session("")
+    session = bitstamp_standin.Session("", {"btcusd"})
     name = "live_trades_btcusd"
     assert [ADAPTER.subscribe([name], 1)[0]] and session.answer(ADAPTER.subscribe([name], 1)[0]) == [ACK]
     assert list(session.streams) == [name] and session.greeting() == session.beat(0) == []

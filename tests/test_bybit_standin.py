@@ -11,7 +11,7 @@ NAMES = ["orderbook.200.BTCUSDT", "publicTrade.BTCUSDT"]
 
 
 def session(category: str = "linear") -> bybit_standin.Session:
-    return bybit_standin.Session(f"/v5/public/{category}")
+    return bybit_standin.Session(f"/v5/public/{category}", {"BTCUSDT"})
 
 
 def said(at: bybit_standin.Session, frame: bytes) -> Reply | None:

@@ -223,7 +223,7 @@ def test_a_trade_taken_out_of_the_recording_is_one_gap() -> None:
 
 
 def test_the_stand_in_answers_as_documented() -> None:
-    session = coinbase_standin.Session("/")
+    session = coinbase_standin.Session("/", {"BTC-USD"})
     (ack,) = session.answer(ADAPTER.subscribe(["matches:BTC-USD", "heartbeat:BTC-USD"], 1)[0])
     assert ADAPTER.reply(orjson.loads(ack)) == Reply(None, None, ("matches:BTC-USD", "heartbeat:BTC-USD"))
     session.answer(ADAPTER.unsubscribe(["matches:BTC-USD"], 2)[0])
@@ -282,7 +282,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_one(fra
             continue
         ADAPTER.reply(message)
         coinbase_standin.stream_of(frame)
-        coinbase_standin.Session("/").answer(frame)
+        coinbase_standin.Session("/", {"BTC-USD"}).answer(frame)
     run.record("close", conn=1)
     assert [event["channel"] for event in run.frames(2, TICKER) if event["channel"] == "quote"]
     for symbol in run.normaliser.symbols:

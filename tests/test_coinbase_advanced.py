@@ -294,7 +294,7 @@ def test_the_recordings_products_are_read() -> None:
 
 
 def test_the_stand_in_counts_all_that_it_sends_on_a_connection() -> None:
-    session = coinbase_advanced_standin.Session("/")
+    session = coinbase_advanced_standin.Session("/", {"BTC-USD"})
     assert session.beat(0) == []
     sent = [
         said
@@ -348,7 +348,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_one(fra
             continue
         ADAPTER.reply(message)
         coinbase_advanced_standin.stream_of(each)
-        coinbase_advanced_standin.Session("/").answer(each)
+        coinbase_advanced_standin.Session("/", {"BTC-USD"}).answer(each)
     run.record("close", conn=1)
     good: list[Event] = run.frames(2, TICKER, BEGIN)
     assert {"quote", "ticker", "book"} <= {event["channel"] for event in good}

@@ -286,13 +286,13 @@ def test_recorded_instruments_are_all_read_and_the_stand_in_gives_them_as_today(
 
 
 def test_the_stand_in_agrees_refuses_and_leaves_who_does_not_answer_pings() -> None:
-    session = htx_standin.Session("/ws")
+    session = htx_standin.Session("/ws", {"btcusdt"})
     names = ["market.btcusdt.trade.detail", "market.btcusdt.mbp.150", "market.BTC.bbo"]
     said = [htx.reply(orjson.loads(each)) for name in names for each in session.answer(htx.subscribe([name], 1)[0])]
     assert [reply.error is None for reply in said if reply] == [True, False, False] and list(session.streams) == names[
         :1
     ]
-    feed = htx_standin.Session("/feed")
+    feed = htx_standin.Session("/feed", {"btcusdt"})
     assert isinstance(htx.parse(orjson.loads(feed.answer(htx.snapshot_frame("btcusdt", 4))[0])), Snapshot)
     packed = htx_standin.pack(PING)
     assert packed is not None and htx.inflate(packed, 100) == PING

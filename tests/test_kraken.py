@@ -39,7 +39,7 @@ CANDLE = b"""{"channel":"ohlc","type":"update","timestamp":"2023-10-06T17:35:55.
 "open":1.50,"high":1.60,"low":1.40,"close":1.55,"trades":12,"volume":30927.68066226,"vwap":1.5,
 "interval_begin":"2023-10-06T17:35:00.000000000Z","interval":5,"timestamp":"2023-10-06T17:40:00.000000Z"}]}"""
 HEARTBEAT = b'{"channel":"heartbeat"}'
-STATUS = kraken_standin.Session("/v2").greeting()[0]
+STATUS = kraken_standin.Session("/v2", {"BTC/USD"}).greeting()[0]
 PONG = b'{"method":"pong","req_id":42,"time_in":"2023-09-25T09:05:00.123456Z","time_out":"2023-09-25T09:05:00.2Z"}'
 ACK = b"""{"method":"subscribe","result":{"channel":"ticker","symbol":"BTC/USD","snapshot":true},"success":true,
 "time_in":"2023-09-25T09:04:31.742599Z","time_out":"2023-09-25T09:04:31.742648Z","req_id":18}"""
@@ -350,7 +350,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_record(
             ADAPTER.parse_rest(url, frame)
         ADAPTER.trading_symbols(frame)
         kraken_standin.stream_of(frame)
-        kraken_standin.Session("/v2").answer(frame)
+        kraken_standin.Session("/v2", {"BTC/USD"}).answer(frame)
     run.take("close", conn=1)
     good = run.frames(TICKER, conn=2)
     assert [event["channel"] for event in good if event["channel"] != GAP] == ["quote", "ticker"]
@@ -362,7 +362,7 @@ def test_frames_that_are_not_as_documented_never_raise_nor_cost_the_next_record(
 
 
 def test_the_stand_in_answers_our_frames_as_documented() -> None:
-    session = kraken_standin.Session("/v2")
+    session = kraken_standin.Session("/v2", {"BTC/USD"})
     names = list(ADAPTER.streams(SYMBOL, list(ADAPTER.CHANNELS), ["1"]))
     replies = [
         ADAPTER.reply(orjson.loads(said)) for frame in ADAPTER.subscribe(names, 3) for said in session.answer(frame)

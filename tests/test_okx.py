@@ -319,7 +319,7 @@ def test_recorded_instruments_have_unified_names_and_their_sizes() -> None:
 
 
 def test_the_stand_in_agrees_refuses_and_pongs_as_the_exchange() -> None:
-    session = okx_standin.Session("/ws/v5/public")
+    session = okx_standin.Session("/ws/v5/public", {"BTC-USDT"})
     assert session.answer(okx.PING) == [okx.PONG]
     names = ["trades:BTC-USDT", "candle1m:BTC-USDT", "trades:btcusdt", "liquidation-orders:SWAP"]
     replies = [okx.reply(orjson.loads(said)) for said in session.answer(okx.subscribe(names, 1)[0])]

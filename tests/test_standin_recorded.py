@@ -3,7 +3,7 @@
 import gzip
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,7 +26,7 @@ START = 1_600_000_000
 
 
 class Session:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
         if not path.startswith("/public"):
             raise RefusedError(4001, f"nothing at {path}")
         self.streams: dict[str, None] = {}
@@ -81,7 +81,12 @@ def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> di
     return {f"{channel}.{symbol}": (channel, symbol) for channel in channels}
 
 
+def trading_symbols(body: bytes) -> dict[str, str]:
+    return dict.fromkeys(orjson.loads(body).get("list", []), "TRADING")
+
+
 ADAPTER = SimpleNamespace(**{**DEFAULTS, "parse": parse, "parse_rest": parse_rest, "streams": streams})
+ADAPTER.trading_symbols, ADAPTER.CATALOGUE = trading_symbols, ("/all?s=",)
 ADAPTER.inflate = lambda payload, bound: gzip.decompress(payload)
 SPEECH = SimpleNamespace(
     **{**DIALECT, "MESSAGES_PER_S": 50.0, "Session": Session, "stream_of": stream_of, "rest": rest, "book": book},
@@ -209,6 +214,23 @@ def test_symbols_when_named_then_only_their_streams_are_served(tmp_path: Path, s
     frames = [message(channel, 1) for channel in ("trade.a", "trade.b")]
     path = recording(tmp_path / "a.gz", *frames)
     assert serve("--recording", path, "--symbols", "a").status()["streams"] == ["trade.a"]
+
+
+def test_symbols_when_listed_over_rest_or_recorded_then_are_the_known_ones(tmp_path: Path, serve: Serve) -> None:
+    class Telling(Session):
+        def __init__(self, path: str, known: Container[str]) -> None:
+            super().__init__(path, known)
+            self._known = known
+
+        def greeting(self) -> list[bytes]:
+            return [orjson.dumps({symbol: symbol in self._known for symbol in "ABCD"})]
+
+    path, dialect = tmp_path / "a.gz", SimpleNamespace(**{**vars(SPEECH), "Session": Telling})
+    recording(path, message("trade.A", 1), message("book.B", 2))
+    with gzip.open(path, "ab") as file:
+        file.write(b'https://x.com/all?s= -> %d.0: {"list":["C"]}\n' % START)
+    told = serve("--recording", path, "--start-after", 9, dialect=dialect).connect("/public").recv()
+    assert orjson.loads(told) == {"A": True, "B": True, "C": True, "D": False}
 
 
 def test_server_when_nothing_happens_then_beats_each_second_and_answers_pings(tmp_path: Path, serve: Serve) -> None:

@@ -21,11 +21,24 @@ PATHS = {
     "okx": "/ws/v5/public",
     "htx": "/ws",
 }
+KNOWN = {
+    "binance-usdm": "BTCUSDT",
+    "binance-coinm": "BTCUSD_PERP",
+    "kraken": "BTC/USD",
+    "bitstamp": "btcusd",
+    "coinbase": "BTC-USD",
+    "coinbase-advanced": "BTC-USD",
+    "bybit-spot": "BTCUSDT",
+    "bybit-linear": "BTCUSDT",
+    "bybit-inverse": "BTCUSD",
+    "okx": "BTC-USDT",
+    "htx": "btcusdt",
+}
 SECOND_MS = 1000
 
 
-def session(exchange: str, path: str = "") -> Any:
-    return exchanges.dialect(exchange).Session(path or PATHS[exchange])
+def session(exchange: str, path: str = "", *known: str) -> Any:
+    return exchanges.dialect(exchange).Session(path or PATHS[exchange], {KNOWN[exchange], *known})
 
 
 class Wrong(NamedTuple):
@@ -37,35 +50,46 @@ class Wrong(NamedTuple):
     path: str = ""
 
 
+MANY = [f"{number:030}" for number in range(500)]
 WRONG = [
     Wrong("binance-usdm", ["btcusdt@depth@100ms", "btcusdt@trade"], None),  # of the other address
     Wrong("binance-usdm", ["btcusdt@aggTrade"], None, "/public/stream"),
     Wrong("binance-usdm", ["btcusdt@markPrice@1s"], None, "/stream"),  # the address of old has the public ones alone
+    Wrong("binance-usdm", ["nousdt@aggTrade"], None),
+    Wrong("binance-coinm", ["nousd_perp@aggTrade"], None),
+    Wrong("kraken", ["trade@NO/USD"], b"Currency pair not supported NO/USD"),
     Wrong("kraken", ["trade@XBT/USD"], b"Currency pair not supported XBT/USD"),
     Wrong("kraken", ["trade@BTCUSD"], b"Currency pair not supported BTCUSD"),
     Wrong("bitstamp", ["trades_btcusd"], b"bts:error"),
     Wrong("bitstamp", ["live_trades_BTC/USD"], b"bts:error"),
+    Wrong("bitstamp", ["live_trades_nousd"], b"bts:error"),
     Wrong("coinbase", ["full:BTC-USD"], b"channels now require authentication"),
     Wrong("coinbase", ["trades:BTC-USD"], b"trades is not a valid channel"),
     Wrong("coinbase", ["matches:BTCUSD"], b"BTCUSD is not a valid product"),
+    Wrong("coinbase", ["matches:NO-USD"], b"NO-USD is not a valid product"),
     Wrong("coinbase-advanced", ["trades:BTC-USD"], b"channel trades is not supported"),
     Wrong("coinbase-advanced", ["level2:BTCUSD"], b"not valid"),
+    Wrong("coinbase-advanced", ["level2:BTC-USD", "level2:NO-USD"], b"not valid"),
     Wrong("bybit-spot", ["allLiquidation.BTCUSDT"], b"Invalid topic: allLiquidation.BTCUSDT"),
     Wrong("bybit-spot", [f"tickers.A{number}" for number in range(11)], b"args size >10"),
+    Wrong("bybit-spot", ["tickers.BTCUSDT", "tickers.NOUSDT"], b"Invalid topic: tickers.NOUSDT"),
     Wrong("bybit-linear", ["publicTrade.BTCUSDT", "kline.7.BTCUSDT"], b"Invalid topic: kline.7.BTCUSDT"),
-    Wrong("bybit-inverse", [f"publicTrade.{number:030}" for number in range(500)], b"args length >21000"),
+    Wrong("bybit-inverse", [f"publicTrade.{name}" for name in MANY], b"args length >21000"),
     Wrong("okx", ["trades:BTCUSDT"], b'"code":"60018"'),
+    Wrong("okx", ["trades:NO-USDT"], b'"code":"60018"'),
+    Wrong("okx", ["liquidation-orders:NO"], b'"code":"60018"'),
     Wrong("okx", ["candle1m:BTC-USDT"], b'"code":"60018"'),  # of the other address
     Wrong("okx", ["books:BTC-USDT"], b'"code":"60018"', "/ws/v5/business"),
     Wrong("okx", ["books-l2-tbt:BTC-USDT"], b'"code":"60011"'),
-    Wrong("htx", ["market.BTCUSDT.trade.detail"], b"invalid topic market.BTCUSDT.trade.detail"),
+    Wrong("htx", ["market.nousdt.trade.detail"], b"invalid symbol nousdt"),
+    Wrong("htx", ["market.btcusdt.trade"], b"invalid topic market.btcusdt.trade"),
     Wrong("htx", ["market.btcusdt.mbp.150"], b"invalid topic"),  # of the other address
 ]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.exchange} {wrong.names[0]} {wrong.path}")
 def test_a_wrong_subscription_is_answered_as_the_exchange_does_and_brings_nothing(wrong: Wrong) -> None:
-    adapter, at = exchanges.get(wrong.exchange), session(wrong.exchange, wrong.path)
+    adapter, at = exchanges.get(wrong.exchange), session(wrong.exchange, wrong.path, *MANY)
     answers = [answer for frame in adapter.subscribe(wrong.names, 1) for answer in at.answer(frame)]
     assert not at.streams
     if wrong.said is None:
@@ -105,10 +129,7 @@ def test_who_is_silent_for_too_long_is_left(exchange: str) -> None:
 @pytest.mark.parametrize("exchange", PATHS)
 def test_who_subscribes_at_once_and_pings_and_pongs_as_our_side_does_stays(exchange: str) -> None:
     adapter, at = exchanges.get(exchange), session(exchange)
-    symbol = {"okx": "BTC-USDT", "kraken": "BTC/USD", "htx": "btcusdt", "bitstamp": "btcusd"}.get(exchange, "BTC-USD")
-    symbol = {"binance-coinm": "BTCUSD_PERP", "bybit-inverse": "BTCUSD"}.get(exchange, symbol)
-    symbol = "BTCUSDT" if exchange in ("binance-usdm", "bybit-spot", "bybit-linear") else symbol
-    names = list(adapter.streams(symbol, ["mark" if exchange == "binance-usdm" else "trade"], []))
+    names = list(adapter.streams(KNOWN[exchange], ["mark" if exchange == "binance-usdm" else "trade"], []))
     for frame in adapter.subscribe(names, 1):
         at.answer(frame)
     for second in range(1300):
@@ -118,3 +139,19 @@ def test_who_subscribes_at_once_and_pings_and_pongs_as_our_side_does_stays(excha
         if adapter.PING is not None and second % adapter.PING_INTERVAL_S == 0:
             assert len(at.answer(adapter.PING)) == 1
     assert list(at.streams) == names
+
+
+@pytest.mark.parametrize(("exchange", "wrong", "spoils"), [
+    ("kraken", "NO/USD", False), ("okx", "NO-USDT", False), ("htx", "nousdt", False), ("bitstamp", "nousd", False),
+    ("coinbase", "NO-USD", False), ("binance-usdm", "NOUSDT", False), ("bybit-linear", "NOUSDT", True),
+    ("coinbase-advanced", "NO-USD", True),
+])  # fmt: skip
+def test_of_a_batch_with_one_unknown_symbol_all_is_refused_where_the_exchange_does_so_alone(
+    exchange: str, wrong: str, spoils: bool
+) -> None:
+    adapter, at = exchanges.get(exchange), session(exchange, "/market/stream" if exchange == "binance-usdm" else "")
+    right, bad = (list(adapter.streams(symbol, ["agg_trade", "trade"], [])) for symbol in (KNOWN[exchange], wrong))
+    right = [name for name in right if not name.endswith("@trade")]  # of the other address
+    for frame in adapter.subscribe([*right, *bad], 1):
+        at.answer(frame)
+    assert list(at.streams) == ([] if spoils else right)

@@ -1,17 +1,19 @@
 """Binance futures as they speak: which address serves which stream, subscriptions, answers over REST. Pure.
 
-USD-M streams are split over /public/stream and /market/stream; /stream serves the public ones only. What is asked for
-at the wrong one is agreed to, and silent. COIN-M's are served everywhere. Frames are combined ones: /ws is not spoken.
+USD-M streams are split over /public/stream and /market/stream; /stream serves the public ones only. COIN-M's are served
+everywhere. What is asked for at the wrong address, or of a symbol that there is not, is agreed to, and silent. Frames
+are combined ones: /ws is not spoken.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from ..events import Snapshot
 from ..fields import NS_PER_MS
+from ..recording import symbol_of
 from ..standin_dialect import RefusedError
 from . import binance_standin
 from .binance_futures import route
@@ -35,7 +37,8 @@ def stream_of(payload: bytes) -> str | None:
 class Session:
     """One connection. `streams` holds what it gets, not what it only believes to get."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         parts = urlsplit(path)
         self._route = parts.path.strip("/").rpartition("/")[0] or "public"
         names = "/".join(parse_qs(parts.query).get("streams", [])).split("/")
@@ -60,7 +63,13 @@ class Session:
     def _serve(self) -> None:
         if sum(_COIN.match(name) is not None for name in self._asked.streams) > COIN_STREAMS_MAX:
             raise RefusedError(POLICY_VIOLATION, "Too many streams")
-        self.streams = {name: None for name in self._asked.streams if _COIN.match(name) or route(name) == self._route}
+        self.streams = {name: None for name in self._asked.streams if self._brings(name)}
+
+    def _brings(self, name: str) -> bool:
+        """Whether anything ever comes; that a symbol is not known is never said."""
+        if (symbol := symbol_of(name)) and symbol not in self._known:
+            return False
+        return _COIN.match(name) is not None or route(name) == self._route
 
 
 def pack(payload: bytes) -> bytes | None:

@@ -1,10 +1,11 @@
 """Bitstamp as it speaks: acknowledgements, refusals, the heartbeat that is answered, books and markets over REST. Pure.
 
-Source: www.bitstamp.net/websocket/v2, and recordings of the format in use.
+Source: www.bitstamp.net/websocket/v2, and recordings of the format in use. Its answer to a pair that there is not
+is inferred: its error for channels.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from urllib.parse import urlsplit
 
 import orjson
@@ -14,7 +15,7 @@ from ..events import Snapshot
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 SHUTDOWN = b'{"event":"bts:request_reconnect","channel":"","data":""}'
 
-_CHANNEL = re.compile(r"(live_trades|live_orders|order_book|detail_order_book|diff_order_book)_[a-z0-9]+(-perp)?")
+_CHANNEL = re.compile(r"(?:live_trades|live_orders|order_book|detail_order_book|diff_order_book)_([^_]+)")
 
 
 def stream_of(payload: bytes) -> str | None:
@@ -28,7 +29,8 @@ def stream_of(payload: bytes) -> str | None:
 
 
 class Session:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
 
     def answer(self, frame: bytes) -> list[bytes]:
@@ -42,7 +44,8 @@ class Session:
         channel = data.get("channel") if isinstance(data, dict) else None
         if event not in ("bts:subscribe", "bts:unsubscribe") or not isinstance(channel, str):
             return [_error("Bad subscription string.")]
-        if _CHANNEL.fullmatch(channel) is None:
+        found = _CHANNEL.fullmatch(channel)
+        if found is None or found[1] not in self._known:
             return [_error("Bad subscription string.")]
         if event == "bts:subscribe":
             self.streams[channel] = None

@@ -1,17 +1,17 @@
 """Coinbase Advanced Trade as it speaks: one channel per subscription, heartbeats, all messages counted. Pure.
 
-Source: docs.cdp.coinbase.com/advanced-trade, WebSocket overview and channels; a recording of 2026-08-09.
+Source: docs.cdp.coinbase.com/advanced-trade, WebSocket overview and channels; a recording of 2026-08-09. That an
+unknown product has its whole frame refused is inferred: an error is documented, and names nothing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import orjson
 
 from ..fields import NS_PER_MS, iso
 from ..standin_dialect import Patience
-from .coinbase import symbol_error
 
 MESSAGES_PER_S = 8.0
 SUBSCRIBE_WITHIN_S = 5
@@ -45,7 +45,8 @@ def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tup
 class Session:
     """What one connection has subscribed to, the answers to what it sends, and the number of each message."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
         self._patience: Patience | None = Patience(SUBSCRIBE_WITHIN_S, 1008, "no subscription within 5 s")
         self._hears = False  # heartbeats
@@ -73,7 +74,7 @@ class Session:
             self._hears = kind == "subscribe"
         elif channel not in _CHANNELS:
             return [_error(f"channel {channel} is not supported")]
-        elif not isinstance(products, list) or not products or not all(map(_is_product, products)):
+        elif not isinstance(products, list) or not products or not all(map(self._knows, products)):
             return [_error("product_ids are missing or not valid")]
         elif kind == "subscribe":
             self.streams |= {f"{channel}:{product}": None for product in products}
@@ -82,6 +83,9 @@ class Session:
                 self.streams.pop(f"{channel}:{product}", None)
         self._patience = None
         return [self._message("subscriptions", [{"subscriptions": self._subscriptions()}])]
+
+    def _knows(self, product: object) -> bool:
+        return isinstance(product, str) and product in self._known
 
     def _subscriptions(self) -> dict[str, list[str]]:
         listed: dict[str, list[str]] = {"heartbeats": ["heartbeats"]} if self._hears else {}
@@ -105,10 +109,6 @@ class Session:
     def _message(self, channel: str, events: list[dict[str, Any]]) -> bytes:
         message = {"channel": channel, "timestamp": self._time, "sequence_num": 0, "events": events}
         return self.numbered(orjson.dumps(message))
-
-
-def _is_product(product: object) -> bool:
-    return isinstance(product, str) and symbol_error(product) is None
 
 
 def _error(message: str) -> bytes:

@@ -1,16 +1,16 @@
 """Coinbase Exchange as it speaks: subscriptions, acks, errors, heartbeats. Pure.
 
-Source: docs.cdp.coinbase.com/exchange, WebSocket overview, channels and errors.
+Source: docs.cdp.coinbase.com/exchange, WebSocket overview, channels and errors. That one unknown product has the whole
+frame refused is inferred: the error names one, and there is no ack of a part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import orjson
 
 from ..fields import NS_PER_MS, iso
 from ..standin_dialect import Patience
-from .coinbase import symbol_error
 
 MESSAGES_PER_S = 100.0
 SUBSCRIBE_WITHIN_S = 5
@@ -58,7 +58,8 @@ class _RefusedError(Exception):
 class Session:
     """What one connection has subscribed to, and the answers to what it sends."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
         self._patience: Patience | None = Patience(SUBSCRIBE_WITHIN_S, 1008, "no subscription within 5 s")
 
@@ -74,7 +75,7 @@ class Session:
         if kind not in ("subscribe", "unsubscribe"):
             return [_error("Type has to be either subscribe or unsubscribe")]
         try:
-            names = _names(request)
+            names = self._names(request)
         except _RefusedError as error:
             return [_error(f"Failed to {kind}", str(error))]
         self._patience = None
@@ -83,6 +84,30 @@ class Session:
         else:
             self.streams = {name: None for name in self.streams if name not in names}
         return [self._subscriptions()]
+
+    def _names(self, request: dict[str, Any]) -> list[str]:
+        """The streams that a frame asks for. Raises _RefusedError."""
+        channels, common = request.get("channels"), request.get("product_ids", [])
+        if not isinstance(channels, list) or not channels:
+            raise _RefusedError("channels is required")
+        names: list[str] = []
+        for each in channels:
+            channel = each if isinstance(each, dict) else {"name": each}
+            name, products = channel.get("name"), channel.get("product_ids", common)
+            if name in _LOCKED:
+                raise _RefusedError(_LOCK)
+            if name not in _CHANNELS:
+                raise _RefusedError(f"{name} is not a valid channel")
+            if name == "status":
+                names.append("status")
+                continue
+            if not isinstance(products, list) or not products:
+                raise _RefusedError("product_ids is required")
+            for product in products:
+                if not isinstance(product, str) or product not in self._known:
+                    raise _RefusedError(f"{product} is not a valid product")
+                names.append(f"{name}:{product}")
+        return names
 
     def _subscriptions(self) -> bytes:
         """All that the connection has by now."""
@@ -104,31 +129,6 @@ class Session:
             for name in self.streams
             if name.startswith("heartbeat:")
         ]
-
-
-def _names(request: dict[str, Any]) -> list[str]:
-    """The streams that a frame asks for. Raises _RefusedError."""
-    channels, common = request.get("channels"), request.get("product_ids", [])
-    if not isinstance(channels, list) or not channels:
-        raise _RefusedError("channels is required")
-    names: list[str] = []
-    for each in channels:
-        channel = each if isinstance(each, dict) else {"name": each}
-        name, products = channel.get("name"), channel.get("product_ids", common)
-        if name in _LOCKED:
-            raise _RefusedError(_LOCK)
-        if name not in _CHANNELS:
-            raise _RefusedError(f"{name} is not a valid channel")
-        if name == "status":
-            names.append("status")
-            continue
-        if not isinstance(products, list) or not products:
-            raise _RefusedError("product_ids is required")
-        for product in products:
-            if not isinstance(product, str) or symbol_error(product) is not None:
-                raise _RefusedError(f"{product} is not a valid product")
-            names.append(f"{name}:{product}")
-    return names
 
 
 def _error(message: str, reason: str | None = None) -> bytes:

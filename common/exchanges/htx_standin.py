@@ -1,7 +1,7 @@
 """HTX spot as an exchange speaks it: gzip frames, pings that must be answered, errors. Pure. Source: as `htx`."""
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +33,8 @@ def stream_of(payload: bytes) -> str | None:
 class Session:
     """Who does not answer two pings is left."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
         self._is_feed = urlsplit(path).path == "/feed"
         self._beats = self._unanswered = 0
@@ -63,7 +64,10 @@ class Session:
             return [_error(None, "invalid request")]
 
     def _answer(self, asked: str, topic: Any, request: object) -> bytes:
-        if not isinstance(topic, str) or not self._offers(topic):
+        parts = topic.split(".", 2) if isinstance(topic, str) else []
+        if len(parts) == 3 and parts[1] not in self._known:
+            return _error(request, f"invalid symbol {parts[1]}")
+        if len(parts) != 3 or not self._offers(topic, parts[1]):
             return _error(request, f"invalid topic {topic}")
         head = {"id": request, "status": "ok"}
         if asked == "req":  # nothing was recorded of it
@@ -74,12 +78,8 @@ class Session:
         self.streams.pop(topic, None)
         return orjson.dumps({**head, "unsubbed": topic, "ts": 0})
 
-    def _offers(self, topic: str) -> bool:
-        market, _, rest = topic.partition(".")
-        symbol, _, kind = rest.partition(".")
-        known = {name.partition(f"market.{symbol}.")[2] for name in htx.streams(symbol, _ALL, _INTERVALS)}
-        right_path = self._is_feed == (htx.path(topic) == "/feed")
-        return market == "market" and htx.symbol_error(symbol) is None and kind in known and right_path
+    def _offers(self, topic: str, symbol: str) -> bool:
+        return topic in htx.streams(symbol, _ALL, _INTERVALS) and self._is_feed == (htx.path(topic) == "/feed")
 
 
 _ALL, _INTERVALS = list(htx.CHANNELS), list(htx.CANDLE_INTERVALS)

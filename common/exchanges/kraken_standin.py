@@ -1,9 +1,9 @@
-"""Kraken's WebSocket v2 as it speaks: one acknowledgement a symbol, refusals, pongs, heartbeats, pairs over REST. Pure.
+"""Kraken's WebSocket v2 as it speaks: an acknowledgement or a refusal for each symbol, pongs, heartbeats. Pure.
 
 Source: docs.kraken.com/api, Spot WebSocket v2, state of 2026-08.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,7 +41,8 @@ def stream_of(payload: bytes) -> str | None:
 class Session:
     """One connection to /v2. Frames are those of the recording, whatever depth or trigger is asked for."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
         self._path = urlsplit(path).path
         self._patience = Patience(IDLE_S, 1001, "no activity for a minute")
@@ -67,7 +68,7 @@ class Session:
 
     def _one(self, method: str, params: dict[str, Any], symbol: object) -> dict[str, Any]:
         """The answer for one symbol."""
-        channel, error = params.get("channel"), _error(params, symbol)
+        channel, error = params.get("channel"), self._error(params, symbol)
         stream = f"ohlc-{params.get('interval', 1)}@{symbol}" if channel == "ohlc" else f"{channel}@{symbol}"
         if not error and method == "subscribe" and stream in self.streams:
             error = "Already subscribed to one of the symbols"
@@ -82,6 +83,20 @@ class Session:
         asked = {key: params[key] for key in ("depth", "interval", "event_trigger", "snapshot") if key in params}
         return {"result": {"channel": channel, **asked, "symbol": symbol}, "success": True, **_TIMES}
 
+    def _error(self, params: dict[str, Any], symbol: object) -> str:
+        channel = params.get("channel")
+        if not isinstance(symbol, str) or symbol not in self._known:
+            return f"Currency pair not supported {symbol}"
+        if channel == "book":
+            return "" if params.get("depth", 10) in DEPTHS else "Subscription depth not supported"
+        if channel == "ohlc":
+            return (
+                "" if str(params.get("interval", 1)) in CANDLE_INTERVALS else "Subscription ohlc interval not supported"
+            )
+        if channel == "ticker":
+            return "" if params.get("event_trigger", "trades") in TRIGGERS else "Event trigger not supported"
+        return "" if channel == "trade" else f"Channel not supported {channel}"
+
     def beat(self, now_ms: int) -> list[bytes]:
         if self.streams:
             return [b'{"channel":"heartbeat"}']
@@ -90,19 +105,6 @@ class Session:
 
     def greeting(self) -> list[bytes]:
         return [_STATUS]
-
-
-def _error(params: dict[str, Any], symbol: object) -> str:
-    channel = params.get("channel")
-    if not isinstance(symbol, str) or "/" not in symbol or symbol.startswith(("XBT/", "XDG/")):
-        return f"Currency pair not supported {symbol}"
-    if channel == "book":
-        return "" if params.get("depth", 10) in DEPTHS else "Subscription depth not supported"
-    if channel == "ohlc":
-        return "" if str(params.get("interval", 1)) in CANDLE_INTERVALS else "Subscription ohlc interval not supported"
-    if channel == "ticker":
-        return "" if params.get("event_trigger", "trades") in TRIGGERS else "Event trigger not supported"
-    return "" if channel == "trade" else f"Channel not supported {channel}"
 
 
 def pack(payload: bytes) -> bytes | None:

@@ -1,6 +1,9 @@
-"""OKX v5 as an exchange speaks it: subscriptions, agreements, errors, pongs. Pure. Source: as `okx`."""
+"""OKX v5 as an exchange speaks it: subscriptions, agreements, errors, pongs. Pure. Source: as `okx`.
 
-from collections.abc import Mapping
+Each `arg` is agreed to or refused by itself: for refusals that is inferred from the agreements.
+"""
+
+from collections.abc import Container, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,6 +11,7 @@ import orjson
 
 from ..standin_dialect import Patience, RefusedError
 from . import okx
+from .okx_instruments import DERIVATIVES
 
 MESSAGES_PER_S = 10.0
 REQUESTS_MAX = 480
@@ -45,7 +49,8 @@ def stream_of(payload: bytes) -> str | None:
 
 
 class Session:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, known: Container[str]) -> None:
+        self._known = known
         self.streams: dict[str, None] = {}
         self._patience = Patience(IDLE_S, 4004, "No data received in 30s.")
         self._offered = {"/ws/v5/public": _PUBLIC, "/ws/v5/business": _BUSINESS}.get(urlsplit(path).path, frozenset())
@@ -79,8 +84,9 @@ class Session:
         if channel in _LOGIN:
             return _error("60011", "Please log in", request)
         of = arg.get("instId", arg.get("instType", ""))
-        is_known = channel in self._offered and ("instType" in arg) == (channel == "liquidation-orders")
-        if not is_known or ("instId" in arg and okx.symbol_error(of) is not None):
+        by_type = channel == "liquidation-orders"
+        is_known = ("instType" in arg) == by_type and of in (DERIVATIVES if by_type else self._known)
+        if channel not in self._offered or not is_known:
             said = f"Wrong URL or channel:{channel},instId:{of} doesn't exist. Please use the correct URL, channel and "
             return _error("60018", said + "parameters referring to API document.", request)
         if op == "subscribe":
