@@ -27,7 +27,9 @@ class Adapter(Protocol):
     STREAMS_PER_CONNECTION: int
     STREAMS_PER_SUBSCRIBE: int
     MESSAGE_INTERVAL_S: float  # between two frames that we send on a connection
+    MESSAGES_TOGETHER: bool  # that interval is between the frames of all connections: the exchange counts by address
     CONNECTS_PER_5_MIN: int
+    CONNECT_INTERVAL_S: float  # between two connections
     WEIGHT_PER_MIN: int  # of REST requests
 
     CHANNELS: tuple[str, ...]  # what it offers, out of events.CHANNELS
@@ -119,7 +121,9 @@ DEFAULTS: dict[str, Any] = {
     "STREAMS_PER_CONNECTION": 100,
     "STREAMS_PER_SUBSCRIBE": 20,
     "MESSAGE_INTERVAL_S": 0.25,
+    "MESSAGES_TOGETHER": False,
     "CONNECTS_PER_5_MIN": 100,
+    "CONNECT_INTERVAL_S": 0.0,
     "WEIGHT_PER_MIN": 300,
     "DENSE": frozenset(),
     "BACKFILLS": frozenset(),

@@ -8,7 +8,7 @@ from .recording import Message
 TEXT, BINARY = 0x1, 0x2
 """WebSocket opcodes of the frames below."""
 
-NOW = ("cut", "close", "garble", "shutdown")
+NOW = ("cut", "close", "garble", "shutdown", "elapse")
 """Faults that happen once; the others last until they are used up or cleared."""
 
 LASTING = ("drop", "mute", "unmute", "rest-late", "rest-fail", "rest-429", "refuse", "slow", "pause", "resume")
@@ -119,6 +119,8 @@ def check(params: Mapping[str, str]) -> None:
             raise FaultError(f"{name}={params[name]} is negative")
     if do == "garble":
         garbled(params)
+    elif do == "elapse":
+        seconds(params, "seconds", 1.0)
     elif do not in (*NOW, "clear"):
         Faults().change(params)
 

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import socket
 import struct
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
+
+from .standin_dialect import Rate
 
 SENT_BUFFER_BYTES = 1_000_000
 
@@ -75,20 +76,20 @@ class Link(ServerConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.number = 0
+        self.began_ms = 0
         self.flooded = False
         self.room_bytes = 0
         self.frames = 0
         self.stream_frames = 0
         self._sent: SentFile | None = None
-        self._per_second = 0.0
-        self._arrivals: deque[float] = deque()
+        self._rate: Rate | None = None
         self._all = hashlib.sha256()
         self._streams = hashlib.sha256()
         self._ending: asyncio.Task[None] | None = None
 
-    def join(self, number: int, per_second: float, room_bytes: int, sent: SentFile | None) -> None:
+    def join(self, number: int, rate: Rate, room_bytes: int, sent: SentFile | None) -> None:
         """Give the connection its number, the limits of what comes in and what waits, and the file of what goes out."""
-        self.number, self._per_second, self.room_bytes, self._sent = number, per_second, room_bytes, sent
+        self.number, self._rate, self.room_bytes, self._sent = number, rate, room_bytes, sent
 
     @property
     def is_open(self) -> bool:
@@ -145,8 +146,4 @@ class Link(ServerConnection):
         super().process_event(event)
 
     def _is_flood(self) -> bool:
-        now = self.loop.time()
-        self._arrivals.append(now)
-        while self._arrivals[0] <= now - 1.0:
-            self._arrivals.popleft()
-        return 0 < self._per_second < len(self._arrivals)
+        return self._rate is not None and self._rate.is_over(self.loop.time())

@@ -15,6 +15,9 @@ from .events import Reply
 BACKOFF_FIRST_S = 0.1
 WINDOW_S = 300.0
 
+REFUSED_WAIT_S = 120.0
+"""That a fresh connection waits for what it was refused and the live one has: a listing may have ended meanwhile."""
+
 
 @dataclass
 class Link:
@@ -34,14 +37,19 @@ class Link:
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
 
+    def not_there(self) -> set[str]:
+        """The streams that the exchange has refused."""
+        return {name for _, names in self.refused for name in names}
+
     def answered(self, reply: Reply) -> list[str]:
-        """The streams that an answer is about: those of its id, those that it names, or those asked for longest."""
+        """What was asked for that an answer is about: that of its id, that which it names, or what waits longest."""
         if reply.names:
-            for request, names in list(self.asked.items()):
-                self.asked[request] = [name for name in names if name not in reply.names]
-                if not self.asked[request]:
-                    del self.asked[request]
-            return list(reply.names)
+            found = [name for names in self.asked.values() for name in names if name in reply.names]
+            left = {
+                request: [name for name in names if name not in reply.names] for request, names in self.asked.items()
+            }
+            self.asked = {request: names for request, names in left.items() if names}
+            return found
         if isinstance(reply.id, int):
             return self.asked.pop(reply.id, [])
         return self.asked.pop(next(iter(self.asked))) if self.asked and reply.id is None else []
@@ -67,19 +75,20 @@ class ShardPolicy:
     def __init__(
         self,
         connects_per_window: int,
+        connect_interval_s: float,
         reconnect_after_s: float,
         overlap_s: float,
         backoff_max_s: float,
         rng: random.Random,
     ) -> None:
-        self._connects_max = connects_per_window
+        self._connects_max, self._connect_interval_s = connects_per_window, connect_interval_s
         self._reconnect_after_s, self._overlap_s, self._backoff_max_s = reconnect_after_s, overlap_s, backoff_max_s
         self._rng = rng
         self._connects: deque[float] = deque()
 
     def may_connect(self, now: float, shard: Shard) -> bool:
-        """Whether a connection is due, and the exchange's limit of attempts lets it be made."""
-        if shard.connecting:
+        """Whether a connection is due, and the exchange's limits of attempts let it be made."""
+        if shard.connecting or (self._connects and now < self._connects[-1] + self._connect_interval_s):
             return False
         if shard.live is None:
             due = now >= shard.retry_at
@@ -132,9 +141,16 @@ class ShardPolicy:
         self._back_off(now, shard)
 
     def is_ready(self, now: float, shard: Shard) -> bool:
-        """Whether the fresh connection has delivered beside the live one for long enough to take over."""
-        fresh = shard.fresh
-        return fresh is not None and fresh.subscribed_at is not None and now >= fresh.subscribed_at + self._overlap_s
+        """Whether the fresh connection has delivered beside the live one for long enough to take over.
+
+        What it was refused it is asked for again first, where the live one has it.
+        """
+        fresh, live = shard.fresh, shard.live
+        if fresh is None or fresh.subscribed_at is None or now < fresh.subscribed_at + self._overlap_s:
+            return False
+        if live is None or now > fresh.subscribed_at + REFUSED_WAIT_S:
+            return True
+        return fresh.not_there() <= live.not_there()
 
     def switched(self, now: float, shard: Shard) -> Link | None:
         """The fresh connection is the live one; returns the old, to be closed."""

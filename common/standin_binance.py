@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from websockets.http11 import Request
 
+from . import exchanges
 from .exchanges import binance_standin as dialect
 from .exchanges import binance_standin_rest as rest
 from .exchanges.binance_standin_market import Generator
@@ -23,11 +24,9 @@ HEAD_MESSAGES = 20_000
 
 
 class BinanceStandin(StandinServer[dialect.Session]):
-    per_second = dialect.MESSAGES_PER_S
-
     def __init__(self, options: Options) -> None:
         self._weights = rest.Weights(options.weight_limit)
-        super().__init__(options)
+        super().__init__(options, exchanges.dialect("binance"))
 
     # the source
 

@@ -3,6 +3,7 @@
 `standin_recorded.py` serves a recording through it.
 """
 
+from collections import deque
 from collections.abc import Container, Mapping
 from typing import Any, Protocol
 
@@ -17,10 +18,25 @@ class RefusedError(Exception):
         self.code, self.reason = code, reason
 
 
+class Rate:
+    """At most `count` in any `seconds`."""
+
+    def __init__(self, count: float, seconds: float) -> None:
+        self._count, self._seconds = count, seconds
+        self._times: deque[float] = deque()
+
+    def is_over(self, now: float) -> bool:
+        """Count one more; whether that is too many."""
+        self._times.append(now)
+        while self._times[0] <= now - self._seconds:
+            self._times.popleft()
+        return len(self._times) > self._count
+
+
 class Patience:
     """How long an exchange bears that nothing is said: told the time once a second, as `Session.beat` is."""
 
-    def __init__(self, limit_s: float, code: int, reason: str) -> None:
+    def __init__(self, limit_s: float, code: int = 1008, reason: str = "") -> None:
         self._limit_ms, self._refusal = limit_s * 1000, RefusedError(code, reason)
         self._since: int | None = None  # the first beat after what was heard last
 
@@ -50,7 +66,7 @@ class Session(Protocol):
     def beat(self, now_ms: int) -> list[bytes]: ...  # once a second; raises RefusedError where it has waited too long
     def greeting(self) -> list[bytes]: ...  # on connect
 
-    # `numbered(payload) -> bytes`: a recorded frame with its number on this connection, where messages are counted
+    # `numbered(payload, stream) -> bytes`: a recorded frame with its number on this connection, where they are counted
 
 
 class Dialect(Protocol):
@@ -62,10 +78,19 @@ class Dialect(Protocol):
     def pack(self, payload: bytes) -> bytes | None: ...  # a binary frame's payload; None: it goes out as text
     def rest(self, path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]: ...
 
-    # these two may be left out
+    # these may be left out
+    MESSAGES_TOGETHER: bool  # frames of all connections are counted as one: there is one address here
+    CONNECTS: tuple[int, float] | None  # so many new connections in so many seconds; more are answered 429
+    LIFETIME_S: float | None  # of a connection: then it is ended
     SHUTDOWN: bytes | None  # what tells that the server goes down
 
     def book(self, snapshot: Snapshot) -> bytes: ...  # the body of the REST answer that brings this book
 
 
-DEFAULTS: dict[str, Any] = {"SHUTDOWN": None, "book": None}
+DEFAULTS: dict[str, Any] = {
+    "MESSAGES_TOGETHER": False,
+    "CONNECTS": None,
+    "LIFETIME_S": None,
+    "SHUTDOWN": None,
+    "book": None,
+}

@@ -7,7 +7,6 @@ stream; those recorded as binary ones as these bytes again. All WebSocket paths 
 import asyncio
 import heapq
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,12 +36,11 @@ class RecordedStandin(StandinServer[Session]):
         if not options.recordings:
             raise ConfigError(f"{options.exchange} needs --recording: a market can be made up for binance only")
         self._adapter, self._dialect = adapter, dialect
-        self.per_second = self._dialect.MESSAGES_PER_S
         self._books = StandinBooks(self._adapter)
         self._recorded: dict[str, bytes] = {}
         self._known: frozenset[str] = frozenset()  # the symbols that there are
         self._wanted = frozenset(name for symbol in options.symbols for name in self._streams_of(symbol))
-        super().__init__(options)
+        super().__init__(options, dialect)
 
     def _streams_of(self, symbol: str, channels: Sequence[str] = CHANNELS) -> list[str]:
         return list(self._adapter.streams(symbol, list(channels), list(self._adapter.CANDLE_INTERVALS)))
@@ -117,7 +115,8 @@ class RecordedStandin(StandinServer[Session]):
         numbered = getattr(session, "numbered", None)
         if numbered is not None:  # what gets lost was counted before
             alive = {id(message) for message in kept}
-            given = [(message, numbered(message.payload)) for message in messages if message.stream in session.streams]
+            wanted = [message for message in messages if message.stream in session.streams]
+            given = [(message, numbered(message.payload, message.stream)) for message in wanted]
             kept = [message._replace(payload=payload) for message, payload in given if id(message) in alive]
         frames = [self._frame(message) for message in kept if message.stream in session.streams]
         for opcode, run in itertools.groupby(frames, key=lambda frame: frame[0]):
@@ -129,12 +128,12 @@ class RecordedStandin(StandinServer[Session]):
         self._say(link, [self._dialect.SHUTDOWN])
 
     def beat(self) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        super().beat()
         for link, session in list(self.links.values()):
             if not link.is_open:
                 continue
             try:
-                self._say(link, session.beat(now_ms))
+                self._say(link, session.beat(self.now_ms()))
             except RefusedError as error:
                 link.end(error.code, error.reason)
 

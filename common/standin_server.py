@@ -10,9 +10,10 @@ import errno
 import http
 import logging
 import ssl
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -21,11 +22,11 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from .faults import FaultError, Faults, check, garbled, number
+from .faults import FaultError, Faults, check, garbled, number, seconds
 from .link import Link, SentFile
 from .process import ConfigError, LockedError, Parent
 from .recording import Message
-from .standin_dialect import RefusedError
+from .standin_dialect import Rate, RefusedError
 from .standin_options import Options
 from .timeline import POLL_S, Timeline
 
@@ -33,6 +34,9 @@ log = logging.getLogger("standin")
 
 START_GRACE_S = 0.2
 """Between the subscription that starts the timeline and its first message, so that the whole of a burst is in."""
+
+GOING_AWAY = 1001
+"""The close code of a connection whose time is over."""
 
 CLOSED_MAX = 1_000
 """Accounts of ended connections that are kept."""
@@ -56,12 +60,14 @@ class Answer(NamedTuple):
 
 
 class StandinServer(ABC, Generic[S]):
-    """The stand-in exchange on one port, without what an exchange says. `per_second`: a client's frames."""
+    """The stand-in exchange on one port, without what an exchange says."""
 
-    per_second: float
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, dialect: Any) -> None:
+        """Of `dialect` are the bounds here, as `standin_dialect.Dialect` tells them."""
+        self.options, self._bounds = options, dialect
+        self._rate = Rate(dialect.MESSAGES_PER_S, 1.0)  # of all clients together
+        self._connects = Rate(*dialect.CONNECTS) if dialect.CONNECTS is not None else None
+        self._ahead_ms = 0  # of the clock: what has elapsed on demand
         self._parent = Parent()
         self.faults = Faults()
         self.links: dict[int, tuple[Link, S]] = {}
@@ -135,8 +141,16 @@ class StandinServer(ABC, Generic[S]):
     async def request(self, path: str, params: dict[str, str]) -> Answer:
         """Answer a request over REST."""
 
+    def now_ms(self) -> int:
+        """The exchange's time."""
+        return time.time_ns() // 1_000_000 + self._ahead_ms
+
     def beat(self) -> None:
-        """Called once a second."""
+        """Called once a second: ends the connections that are too old."""
+        bound = self._bounds.LIFETIME_S
+        for link, _ in list(self.links.values()):
+            if bound is not None and self.now_ms() > link.began_ms + bound * 1000:
+                link.end(GOING_AWAY, "the connection is too old")
 
     def book_stream(self, symbol: str) -> str:
         """The stream, as `drop` takes it, that brings a symbol's book."""
@@ -265,6 +279,10 @@ class StandinServer(ABC, Generic[S]):
             for link, _ in targets:
                 link.room_bytes += len(payload)
                 link.write(opcode, [payload])
+        elif do == "elapse":
+            self.beat()
+            self._ahead_ms += round(seconds(params, "seconds", 1.0) * 1000)
+            self.beat()
         elif do == "shutdown":
             for link, session in targets:
                 self.send_shutdown(link, session)
@@ -295,11 +313,15 @@ class StandinServer(ABC, Generic[S]):
             return _response(await self.request(path, params))
         self._attempts += 1
         status = self.faults.refused()
+        if self._connects is not None and self._connects.is_over(self.now_ms() / 1000):
+            status = status or http.HTTPStatus.TOO_MANY_REQUESTS
         if status:
             if status < 0:
                 connection.cut(reset=True)
             return _response(Answer(max(status, 400), b""))
-        connection.join(self._attempts, self.per_second, self.options.buffer_bytes, self._sent)
+        rate = self._rate if self._bounds.MESSAGES_TOGETHER else Rate(self._bounds.MESSAGES_PER_S, 1.0)
+        connection.join(self._attempts, rate, self.options.buffer_bytes, self._sent)
+        connection.began_ms = self.now_ms()
         return None
 
     def _fault_answer(self, params: Mapping[str, str]) -> Answer:

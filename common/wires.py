@@ -17,6 +17,7 @@ import websocket
 from .adapter import Adapter
 from .config import FeedConfig
 from .connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
+from .events import Reply
 from .recorder import Recorder
 from .shards import Link, Shard, ShardPolicy, batches, spread
 
@@ -48,6 +49,7 @@ class Wires:
         self._shards = spread(streams, adapter.STREAMS_PER_CONNECTION, adapter.path)
         self._policy = ShardPolicy(
             adapter.CONNECTS_PER_5_MIN,
+            adapter.CONNECT_INTERVAL_S,
             config.reconnect_after_s,
             config.overlap_s,
             config.backoff_max_s,
@@ -57,6 +59,7 @@ class Wires:
         self._next_conn, self._next_request = first_conn, 1
         self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
         self._now = 0.0
+        self._next_send_at = 0.0  # on whichever connection; who has waited longest goes first
         self._tls = ssl.create_default_context() if self.url("").startswith("wss:") else None
         self.paused = False  # no new connections: there is no room for what they would bring
 
@@ -77,10 +80,10 @@ class Wires:
                 threading.Thread(target=self._connect, args=(shard,), name="connect", daemon=True).start()
             if self._policy.is_ready(now, shard):
                 self._switch(now, shard)
-        for connection, shard, link in list(self._open.values()):
+        for connection, shard, link in sorted(self._open.values(), key=lambda each: each[2].next_send_at):
             if now - link.last_heard_at > self._config.idle_timeout_s:
                 self._lost(connection, shard, link, ConnectionLostError("silent"))
-            elif now >= link.next_send_at:
+            elif now >= max(link.next_send_at, self._next_send_at):
                 self._send_next(now, connection, shard, link)
 
     def read(self, now: float, ready: list[Connection]) -> None:
@@ -233,6 +236,8 @@ class Wires:
             self._lost(connection, shard, link, error)
             return
         link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
+        if self._adapter.MESSAGES_TOGETHER:
+            self._next_send_at = link.next_send_at
 
     def _ask_next(self, now: float, link: Link) -> None:
         """What is to be left or subscribed next becomes frames to be sent."""
@@ -313,9 +318,8 @@ class Wires:
         if reply is not None:
             names = link.answered(reply)
             if reply.error is not None:
-                self._refused(link, names, reply.error)
-            waits = link.asked or link.to_subscribe or link.refused
-            if not waits and link.subscribed_at is None:
+                self._refused(link, names, reply)
+            if not link.asked and not link.to_subscribe and link.subscribed_at is None:
                 link.subscribed_at = self._now
         elif self._adapter.is_shutdown(message):
             log.info("%s connection %d: the exchange will close it", self._adapter.NAME, link.conn)
@@ -323,20 +327,29 @@ class Wires:
         else:
             self._note_unknown(_sort_of(message))
 
-    def _refused(self, link: Link, names: list[str], error: str) -> None:
-        """A subscription that the exchange refuses is a gap until data flows; it is asked for again.
+    def _refused(self, link: Link, names: list[str], reply: Reply) -> None:
+        """A subscription that the exchange refuses is a gap until data flows; it is asked for again, later.
 
-        In halves: one that is not known there may have all refused that it came with.
+        At once, in halves, where it does not name what it refuses: one that is not known there may have all refused
+        that it came with.
         """
-        shard = self._open[link.conn][1]
-        names = [name for name in names if name in shard.streams]  # what was dropped since, or was never asked for
+        shard, most = self._open[link.conn][1], self._adapter.STREAMS_PER_SUBSCRIBE
+        names = [name for name in names if name in shard.streams]  # without what was dropped since
         for name in names:
-            log.warning("%s %s refused: %s", self._adapter.NAME, name, error)
             channel, symbol = shard.streams[name]
-            payload = orjson.dumps({"state": "open", "reason": f"refused: {error}", "stream": name})
+            payload = orjson.dumps({"state": "open", "reason": f"refused: {reply.error}", "stream": name})
             self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
-        at, half = self._now + self._config.idle_timeout_s, (len(names) + 1) // 2
-        link.refused += [(at, part) for part in (names[:half], names[half:]) if part]
+        if len(names) > 1 and not reply.names:
+            text = "%s %d streams refused together, asked for again in halves: %s"
+            log.warning(text, self._adapter.NAME, len(names), reply.error)
+            link.to_subscribe += batches(names, (len(names) + 1) // 2)
+            return
+        for name in names:
+            log.warning("%s %s refused: %s", self._adapter.NAME, name, reply.error)
+        if reply.names and link.refused and len(link.refused[-1][1]) + len(names) <= most:
+            link.refused[-1][1].extend(names)  # named one by one, asked for in one request
+        elif names:
+            link.refused.append((self._now + self._config.idle_timeout_s, names))
 
     def _note_unknown(self, sort: str) -> None:
         unknown = self._recorder.unknown

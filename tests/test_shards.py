@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.events import Reply
 from common.exchanges import binance
-from common.shards import WINDOW_S, Link, Shard, ShardPolicy, batches, spread
+from common.shards import REFUSED_WAIT_S, WINDOW_S, Link, Shard, ShardPolicy, batches, spread
 
 BACKOFF_MAX_S = 30.0
 
@@ -18,8 +19,10 @@ def streams(symbol: str, count: int) -> dict[str, tuple[str, str]]:
     return {f"{symbol.lower()}@{number}": (f"channel{number}", symbol) for number in range(count)}
 
 
-def policy(connects: int = 300, reconnect_after_s: float = 1000.0, overlap_s: float = 5.0) -> ShardPolicy:
-    return ShardPolicy(connects, reconnect_after_s, overlap_s, BACKOFF_MAX_S, random.Random(1))
+def policy(
+    connects: int = 300, reconnect_after_s: float = 1000.0, overlap_s: float = 5.0, interval_s: float = 0.0
+) -> ShardPolicy:
+    return ShardPolicy(connects, interval_s, reconnect_after_s, overlap_s, BACKOFF_MAX_S, random.Random(1))
 
 
 def link(conn: int, opened_at: float = 0.0) -> Link:
@@ -136,6 +139,40 @@ def test_a_connection_is_replaced_before_its_age_ends_it_and_the_old_one_stays_f
     before = (shard.retry_at, shard.attempts)
     decide.lost(1006.0, shard, old)
     assert (shard.live, shard.retry_at, shard.attempts) == (fresh, *before), "the old one's end is nobody's failure"
+
+
+def test_a_fresh_connection_that_is_refused_what_the_live_one_has_waits_for_it_but_not_for_ever(
+    live: tuple[ShardPolicy, Shard, Link],
+) -> None:
+    """A name that neither gets kept the old connection for ever: it was never agreed to everything."""
+    decide, shard, first = live
+    shard.fresh = fresh = link(2)
+    fresh.subscribed_at = 1000.0
+    fresh.refused.append((1060.0, ["a"]))
+    assert not decide.is_ready(1100.0, shard) and decide.is_ready(1000.0 + REFUSED_WAIT_S + 1, shard)
+    first.refused.append((1010.0, ["b", "a"]))
+    assert not decide.is_ready(1004.0, shard) and decide.is_ready(1006.0, shard)
+
+
+def test_connections_are_as_far_apart_as_the_exchange_asks() -> None:
+    """OKX bears three a second: 1,000 symbols need 26, and all were made at once."""
+    decide, shards, made = policy(interval_s=0.4), [Shard({}) for _ in range(26)], []
+    for tick in range(400):
+        for shard in shards:
+            if shard.live is None and decide.may_connect(tick * 0.05, shard):
+                decide.connecting(tick * 0.05, shard)
+                made.append(tick * 0.05)
+    assert len(made) == 26
+    assert all(later - earlier >= 0.4 - 1e-9 for earlier, later in pairwise(made))
+
+
+def test_an_answer_is_about_what_was_asked_for_alone() -> None:
+    """Errors of Coinbase name four streams of a product: asked for in parts, each answer doubled the parts."""
+    asking = link(1)
+    asking.asked = {1: ["a", "b"], 2: ["c"], 3: ["d"]}
+    assert asking.answered(Reply(None, "no", ("a", "c", "x"))) == ["a", "c"] and asking.asked == {1: ["b"], 3: ["d"]}
+    assert asking.answered(Reply(3, None)) == ["d"] and asking.answered(Reply(3, None)) == []
+    assert asking.answered(Reply(None, "no")) == ["b"] and asking.answered(Reply(None, "no")) == []
 
 
 def test_an_announced_shutdown_is_a_reason_to_replace_at_once(live: tuple[ShardPolicy, Shard, Link]) -> None:

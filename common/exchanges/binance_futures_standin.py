@@ -19,6 +19,7 @@ from . import binance_standin
 from .binance_futures import route
 
 MESSAGES_PER_S = 10.0
+LIFETIME_S = 86_400.0
 POLICY_VIOLATION = 1008
 COIN_STREAMS_MAX = 200
 """Of one connection; USD-M's are bounded as those of spot are."""

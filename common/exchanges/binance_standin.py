@@ -15,6 +15,9 @@ from ..standin_dialect import RefusedError
 MESSAGES_PER_S = 5
 """Incoming frames per connection and second, pings and pongs included; more ends the connection."""
 
+CONNECTS = 300, 300.0
+LIFETIME_S = 86_400.0
+
 STREAMS_MAX = 1024
 """Streams per connection."""
 

@@ -14,6 +14,7 @@ from ..standin_dialect import Patience, RefusedError
 from .bybit import CANDLE_INTERVALS
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
+CONNECTS = 500, 300.0
 ARGS_CHARS_MAX = 21_000
 """Of all topics of one connection."""
 

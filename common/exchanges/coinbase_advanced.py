@@ -22,7 +22,9 @@ REST_URL = "https://api.coinbase.com"
 
 STREAMS_PER_CONNECTION = 100
 STREAMS_PER_SUBSCRIBE = 20
-MESSAGE_INTERVAL_S = 0.25  # 8 messages/s are allowed; the first must come within 5 s
+MESSAGE_INTERVAL_S = 0.15  # 8 messages/s of an address are allowed; each connection's first must come within 5 s
+MESSAGES_TOGETHER = True
+CONNECT_INTERVAL_S = 0.15  # 8 connections a second are allowed
 WEIGHT_PER_MIN = 300
 
 CHANNELS = ("trade", "book", "quote", "ticker", "candle", "instrument")

@@ -13,8 +13,12 @@ import orjson
 from ..fields import NS_PER_MS, iso
 from ..standin_dialect import Patience
 
-MESSAGES_PER_S = 8.0
+MESSAGES_PER_S, MESSAGES_TOGETHER = 8.0, True
+CONNECTS = 8, 1.0
 SUBSCRIBE_WITHIN_S = 5
+QUIET_S = 60
+"""After so long without an update (60 to 90 are told) a channel is closed, where the client does not hear heartbeats.
+That nothing says so is inferred."""
 
 _CHANNELS = ("level2", "market_trades", "ticker", "ticker_batch", "candles", "status")
 _STREAMS = {"l2_data": "level2", "market_trades": "market_trades", "ticker": "ticker", "candles": "candles"}
@@ -50,14 +54,16 @@ class Session:
         self.streams: dict[str, None] = {}
         self._patience: Patience | None = Patience(SUBSCRIBE_WITHIN_S, 1008, "no subscription within 5 s")
         self._hears = False  # heartbeats
+        self._quiet: dict[str, Patience] = {}  # each channel's, for its next update
         self._beats = self._next = 0
         self._time = "1970-01-01T00:00:00Z"  # of the last beat
 
     def greeting(self) -> list[bytes]:
         return []
 
-    def numbered(self, payload: bytes) -> bytes:
+    def numbered(self, payload: bytes, stream: str = "") -> bytes:
         """A recorded frame with its number on this connection."""
+        self._quiet.pop(_channel(stream), None)
         self._next += 1
         return _NUMBER.sub(b'"sequence_num":%d' % (self._next - 1), payload, count=1)
 
@@ -77,6 +83,7 @@ class Session:
         elif not isinstance(products, list) or not products or not all(map(self._knows, products)):
             return [_error("product_ids are missing or not valid")]
         elif kind == "subscribe":
+            self._quiet.pop(channel, None)
             self.streams |= {f"{channel}:{product}": None for product in products}
         else:
             for product in products:
@@ -95,20 +102,32 @@ class Session:
         return dict(sorted(listed.items()))
 
     def beat(self, now_ms: int) -> list[bytes]:
-        """A heartbeat, where it was asked for."""
+        """A heartbeat, where it was asked for; it keeps the channels open."""
         now = iso(now_ms * NS_PER_MS)
         self._time = now.replace("Z", "000Z")
         if self._patience is not None:
             self._patience.wait(now_ms)
         if not self._hears:
+            self._close_quiet(now_ms)
             return []
+        self._quiet.clear()
         self._beats += 1
         event = {"current_time": f"{now[:-1].replace('T', ' ')} +0000 UTC m=+1.0", "heartbeat_counter": self._beats}
         return [self._message("heartbeats", [event])]
 
+    def _close_quiet(self, now_ms: int) -> None:
+        for channel in {_channel(name) for name in self.streams}:
+            if self._quiet.setdefault(channel, Patience(QUIET_S)).is_over(now_ms):
+                self.streams = {name: None for name in self.streams if _channel(name) != channel}
+                del self._quiet[channel]
+
     def _message(self, channel: str, events: list[dict[str, Any]]) -> bytes:
         message = {"channel": channel, "timestamp": self._time, "sequence_num": 0, "events": events}
         return self.numbered(orjson.dumps(message))
+
+
+def _channel(stream: str) -> str:
+    return stream.partition(":")[0]
 
 
 def _error(message: str) -> bytes:

@@ -12,7 +12,8 @@ import orjson
 from ..fields import NS_PER_MS, iso
 from ..standin_dialect import Patience
 
-MESSAGES_PER_S = 100.0
+MESSAGES_PER_S, MESSAGES_TOGETHER = 100.0, True
+CONNECTS = 20, 2.5  # 8 a second, and 20 at once: inferred to be a bucket that fills again
 SUBSCRIBE_WITHIN_S = 5
 
 _CHANNELS = ("level2_batch", "matches", "ticker", "ticker_batch", "heartbeat", "status")

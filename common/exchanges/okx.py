@@ -26,7 +26,8 @@ REST_URL = "https://www.okx.com"
 
 STREAMS_PER_CONNECTION = 240
 STREAMS_PER_SUBSCRIBE = 100  # 480 requests an hour are allowed, each of 64 KB
-CONNECTS_PER_5_MIN = 300  # 3 a second are allowed
+CONNECTS_PER_5_MIN = 300
+CONNECT_INTERVAL_S = 0.5  # 3 connections a second are allowed
 WEIGHT_PER_MIN = 600  # a request is one; the narrowest of those used allows 20 in 2 s
 
 symbol_error = okx_instruments.symbol_error

@@ -9,11 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from ..standin_dialect import Patience, RefusedError
+from ..standin_dialect import Patience, Rate, RefusedError
 from . import okx
 from .okx_instruments import DERIVATIVES
 
 MESSAGES_PER_S = 10.0
+CONNECTS = 3, 1.0
 REQUESTS_MAX = 480
 """Subscribing and unsubscribing requests of a connection in an hour."""
 
@@ -54,12 +55,13 @@ class Session:
         self.streams: dict[str, None] = {}
         self._patience = Patience(IDLE_S, 4004, "No data received in 30s.")
         self._offered = {"/ws/v5/public": _PUBLIC, "/ws/v5/business": _BUSINESS}.get(urlsplit(path).path, frozenset())
-        self._requests = 0
+        self._requests, self._now = Rate(REQUESTS_MAX, 3600), 0.0
 
     def greeting(self) -> list[bytes]:
         return []
 
     def beat(self, now_ms: int) -> list[bytes]:
+        self._now = now_ms / 1000
         self._patience.wait(now_ms)
         return []
 
@@ -67,8 +69,7 @@ class Session:
         self._patience.hear()
         if frame == okx.PING:
             return [okx.PONG]
-        self._requests += 1
-        if self._requests > REQUESTS_MAX or len(frame) > REQUEST_BYTES_MAX:
+        if self._requests.is_over(self._now) or len(frame) > REQUEST_BYTES_MAX:
             raise RefusedError(4008, "too many requests")
         try:
             message = orjson.loads(frame)
