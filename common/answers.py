@@ -26,7 +26,7 @@ from .coverage import Coverage
 from .disk import Disk
 from .errors import ArchivistError
 from .events import Update, body
-from .naming import may_be_name
+from .naming import may_be_name, meant
 from .normaliser import Normaliser
 from .pages import Header, Pages
 from .reader import Reader
@@ -139,7 +139,8 @@ class Answers:
 
     def _answer_of(self, exchange: Exchange, request: Request, complete: int) -> Answer:
         if isinstance(request, requests.Symbols):
-            return {"symbols": exchange.reader.symbols()}, []
+            _check_symbols(exchange, request.symbols or ())
+            return {"symbols": request.symbols or exchange.reader.symbols()}, []
         if isinstance(request, requests.Instruments):
             _check_symbols(exchange, request.symbols or ())
             of = exchange.reader, exchange.adapter, request.symbols, request.at, complete
@@ -215,25 +216,21 @@ def _failed(request_id: Any, op: Any, code: str, message: str) -> tuple[bytes, P
 
 
 def _spelled(exchange: Exchange, request: Any, complete: int) -> Any:
-    """The request with the exchange's own symbols where it has unified names."""
-    is_one = isinstance(request, requests.Book)
+    """The request with the exchange's own symbols where it has unified names and patterns."""
+    is_one, adapter = isinstance(request, requests.Book), exchange.adapter
     named = (request.symbol,) if is_one else getattr(request, "symbols", None) or ()
     known = frozenset(exchange.reader.symbols()) if named else frozenset()
     if all(symbol in known or not may_be_name(symbol) for symbol in named):
         return request
-    told = instruments(exchange.reader, exchange.adapter, None, None, complete)
-    own: dict[str, list[str]] = {}
-    for each in told:
-        own.setdefault(each["name"], []).append(each["symbol"])
-    spelled = tuple(symbol if symbol in known else _meant(symbol, own.get(symbol, [symbol])) for symbol in named)
-    return replace(request, symbol=spelled[0]) if is_one else replace(request, symbols=spelled)
-
-
-def _meant(name: str, symbols: list[str]) -> str:
-    """The one symbol that a unified name means."""
-    if len(symbols) > 1:
-        raise refusal("unknown_symbol", f"{name} means {' and '.join(symbols)}: name one of them")
-    return symbols[0]
+    told = instruments(exchange.reader, adapter, None, None, complete)
+    names = [(each["name"], each["symbol"]) for each in told]
+    try:
+        own = meant(adapter.NAME, named, lambda text: text in known or not may_be_name(text), names, known)
+    except LookupError as error:
+        raise refusal("unknown_symbol", f"{error.args[0]} (`instruments` tells what there is)") from None
+    if len(own) > (1 if is_one else requests.SYMBOLS_MAX) and not isinstance(request, requests.Symbols):
+        raise refusal("too_many_symbols", f"{', '.join(named)} means {len(own)} symbols: ask for fewer")
+    return replace(request, symbol=own[0]) if is_one else replace(request, symbols=own)
 
 
 def _check_symbols(exchange: Exchange, symbols: tuple[str, ...]) -> None:

@@ -127,13 +127,13 @@ def add_research(add: Add) -> None:
     ):
         sub = _asking(add(name, text, more))
         sub.add_argument("exchange", metavar="EXCHANGE", help="for example binance")
-        sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"{_SYMBOL} (default: all)")
+        sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"{_PATTERN} (default: all)")
         _add_range(sub)
     symbols = _asking(add("symbols", "list the symbols that are archived", _SYMBOLS))
     symbols.add_argument("exchange", metavar="EXCHANGE", nargs="?", help="only this one (default: all)")
     instruments = _asking(add("instruments", "list what the symbols are", _TIMES))
     instruments.add_argument("exchange", metavar="EXCHANGE", help="for example binance")
-    instruments.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"{_SYMBOL} (default: all)")
+    instruments.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"{_PATTERN} (default: all)")
     instruments.add_argument("--at", metavar="TIME", help="the moment (default: now)")
     _asking(add("status", "print what each process last said about itself", ""))
     _add_follow(add("follow", "print events, past and live", _FOLLOW))
@@ -161,7 +161,7 @@ def _add_range(sub: argparse.ArgumentParser) -> None:
 def _add_slice(sub: argparse.ArgumentParser) -> None:
     _asking(sub, json=False)
     sub.add_argument("exchange", metavar="EXCHANGE", help="for example binance")
-    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help=_SYMBOL)
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help=_PATTERN)
     _add_range(sub)
     sub.add_argument(
         "--by",

@@ -198,9 +198,10 @@ class Client:
         """Each exchange with its name, how far it is `complete`, and where its live `events` are."""
         return list(self._asked("exchanges", "exchanges"))
 
-    def symbols(self, exchange: str) -> list[str]:
-        """What is archived of an exchange, as the exchange spells it."""
-        return list(self._asked("symbols", "symbols", exchange=exchange))
+    def symbols(self, exchange: str, named: Texts | None = None) -> list[str]:
+        """The symbols that are archived of an exchange, or those of them that names and patterns (`*-USDT`) mean."""
+        wanted = None if named is None else _texts(named)
+        return list(self._asked("symbols", "symbols", exchange=exchange, symbols=wanted))
 
     def instruments(self, exchange: str, symbols: Texts | None = None, at: Time = None) -> list[Event]:
         """The `instrument` events that hold at a moment (None: now)."""

@@ -45,7 +45,7 @@ def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) 
         if answer.status == 200:
             answers[answer.request.path] = answer.body
             if len(answers) == len(wanted):
-                return tuple(resolve(adapter, config.symbols, answers))
+                return resolve(adapter, config.symbols, answers)
             continue
         attempts += 1
         log.warning("%s instruments: %s: trying again", adapter.NAME, answer.error or f"status {answer.status}")

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -117,25 +116,8 @@ def planned(
     chosen = [kind for kind in wanted if offered.intersection(format.kinds[kind])]
     if not chosen:
         raise BadRequestError(f"{exchange} offers nothing of {', '.join(wanted)}: `trade-archivist exchanges` lists it")
-    named = {symbol: format.named(client, exchange, symbol) for symbol in _own(client, exchange, symbols)}
+    named = {symbol: format.named(client, exchange, symbol) for symbol in client.symbols(exchange, symbols)}
     return [Job(exchange, symbol, kind, begin, stop, name) for symbol, name in named.items() for kind in chosen]
-
-
-def _own(client: Client, exchange: str, wanted: Sequence[str]) -> list[str]:
-    """The exchange's own symbols that own names, unified names and patterns mean, of those that are archived."""
-    archived = client.symbols(exchange)
-    if all(symbol in archived for symbol in wanted):
-        return list(dict.fromkeys(wanted))
-    names = {each["name"]: each["symbol"] for each in client.instruments(exchange)}
-    found: dict[str, None] = {}
-    for text in wanted:
-        named = [symbol for name, symbol in sorted(names.items()) if fnmatchcase(name, text) and symbol in archived]
-        meant = [text] if text in archived else named
-        if not meant:
-            message = f"{text!r} means nothing that is archived of {exchange}: `trade-archivist symbols` lists it"
-            raise BadRequestError(message, "unknown_symbol")
-        found |= dict.fromkeys(meant)
-    return list(found)
 
 
 def events(

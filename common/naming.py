@@ -1,7 +1,7 @@
 """Names that mean symbols: unified ones (BTC-USDT, BTC-USDT-PERP), and patterns of them (*-USDT-PERP)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from .adapter import Adapter
@@ -25,29 +25,37 @@ def catalogue(adapter: Adapter) -> list[Request]:
     return [Request(path, 20, {}) for path in adapter.CATALOGUE] or [adapter.instruments_request([])]
 
 
-def resolve(adapter: Adapter, wanted: Sequence[str], answers: Mapping[str, bytes]) -> list[str]:
-    """The exchange's own symbols that own names, unified names and patterns mean, by the answers to `catalogue`.
+def meant(
+    exchange: str,
+    wanted: Iterable[str],
+    is_known: Callable[[str], bool],
+    names: Sequence[tuple[str, str]],
+    listed: Collection[str],
+) -> tuple[str, ...]:
+    """The exchange's own symbols that own names, unified names and patterns of these mean, each once.
 
-    Raises LookupError with a sentence where one means none, or several.
+    `is_known` tells own names; `names` are pairs of unified name and symbol; a pattern means only what is `listed`.
+    Raises LookupError with a sentence where one means nothing, or a name several.
     """
-    names: dict[str, list[str]] = {}
+    symbols: dict[str, None] = {}
+    for text in wanted:
+        found = [text] if is_known(text) else sorted(symbol for name, symbol in names if fnmatchcase(name, text))
+        if "*" in text or "?" in text:
+            found = [symbol for symbol in found if symbol in listed]
+        elif len(found) > 1:
+            raise LookupError(f"{text} means {' and '.join(found)}: name one of them")
+        if not found:
+            raise LookupError(f"{text} means no instrument of {exchange}")
+        symbols |= dict.fromkeys(found)
+    return tuple(symbols)
+
+
+def resolve(adapter: Adapter, wanted: Sequence[str], answers: Mapping[str, bytes]) -> tuple[str, ...]:
+    """What is `meant` by the exchange's answers to `catalogue`; of patterns, what trades. Raises LookupError."""
+    names: list[tuple[str, str]] = []
     trading: set[str] = set()
     for path, body in answers.items():
         found = adapter.parse_rest(path, body)
-        for update in found if isinstance(found, list) else []:
-            names.setdefault(update.fields["name"], []).append(update.symbol)
+        names += [(update.fields["name"], update.symbol) for update in (found if isinstance(found, list) else [])]
         trading |= {symbol for symbol, status in adapter.trading_symbols(body).items() if status == "TRADING"}
-    symbols: dict[str, None] = {}
-    for text in wanted:
-        if is_own(adapter, text):
-            symbols[text] = None
-            continue
-        meant = sorted(symbol for name, each in names.items() if fnmatchcase(name, text) for symbol in each)
-        if "*" in text or "?" in text:
-            meant = [symbol for symbol in meant if symbol in trading]
-        elif len(meant) > 1:
-            raise LookupError(f"{text} means {' and '.join(meant)}: name one of them")
-        if not meant:
-            raise LookupError(f"{text} means no instrument of {adapter.NAME}")
-        symbols |= dict.fromkeys(meant)
-    return list(symbols)
+    return meant(adapter.NAME, wanted, lambda text: is_own(adapter, text), names, trading)

@@ -48,7 +48,10 @@ class Exchanges:
 
 @dataclass(frozen=True)
 class Symbols:
+    """All that are archived, or those of them that some names and patterns mean."""
+
     exchange: str
+    symbols: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

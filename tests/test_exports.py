@@ -182,8 +182,8 @@ def test_export_when_asked_wrongly_then_says_what_there_is(client: Client) -> No
     for asked, told in (
         (("okx", ["BTC-USDT"], []), "no archive of exchange"),
         (("nowhere", ["BTCUSDT"], []), "known are binance"),
-        (("binance", ["XRPUSDT"], []), "trade-archivist symbols"),
-        (("binance", ["../../etc"], []), "trade-archivist symbols"),
+        (("binance", ["XRPUSDT"], []), "`symbols` names all that there are"),
+        (("binance", ["../../etc"], []), "`symbols` names all that there are"),
         (("binance", ["BTCUSDT"], ["trades"]), "it has trade, agg_trade"),
         (("binance", ["BTCUSDT"], ["funding"]), "binance offers nothing of funding"),
     ):

@@ -48,7 +48,7 @@ BODY = orjson.dumps({
     ],
 )
 def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[str]) -> None:
-    assert resolve(ADAPTER, wanted, {PATH: BODY}) == symbols
+    assert list(resolve(ADAPTER, wanted, {PATH: BODY})) == symbols
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,11 @@ def test_a_pipeline_of_patterns_records_what_they_mean_and_is_asked_by_unified_n
         assert known["ETHUSDT"]["name"] == "ETH-USDT" and known["ETHUSDT"]["type"] == "spot"
         until(lambda: len(list(client.slice("binance", "ETH-USDT", "trade"))) > 10, "trades are archived")
         assert {event["symbol"] for event in client.slice("binance", "ETH-USDT", "trade")} == {"ETHUSDT"}
+        until(lambda: list(client.slice("binance", "BTCUSDT", "trade")), "trades are archived")
+        assert {event["symbol"] for event in client.slice("binance", "*-USDT", "trade")} == {"BTCUSDT", "ETHUSDT"}
+        assert client.symbols("binance", ["ETH-*", "*"]) == ["ETHUSDT", "BTCUSDT"]
+        with pytest.raises(BadRequestError, match="means 2 symbols: ask for fewer"):
+            client.book("binance", "*-USDT")
         (told,) = client.slice("binance", "BTC-USDT", "instrument").events()
         assert told["tick_size"] == known["BTCUSDT"]["tick_size"] and told["channel"] == "instrument"
 
