@@ -139,13 +139,9 @@ def is_over(client: Client, job: Job) -> bool:
 
 def _days(client: Client, format: Format, job: Job) -> Iterator[Job]:
     """The UTC days on which anything of a job was received."""
-    at, channels = job.start, format.kinds[job.kind]
-    while at < job.end:
-        rest = events(client, job._replace(start=at), channels, snapshot=False)
-        first = next((event for event in rest if event["channel"] != GAP), None)
-        if first is None:
-            return
-        day = max(first["ts_recv"], at) // DAY_NS * DAY_NS  # a clock that was set back may show an earlier time
+    at, asked = job.start, (job.exchange, job.symbol, format.kinds[job.kind])
+    while at < job.end and (first := client.slice(*asked, at, job.end).begins()) is not None:
+        day = max(first, at) // DAY_NS * DAY_NS  # a clock that was set back may show an earlier time
         at = day + DAY_NS
         yield job._replace(start=max(job.start, day), end=min(job.end, at))
 

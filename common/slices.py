@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of one exchange. Times are ns; `after` and `to` are numbers of records, instead of times."""
+    """What is asked of one exchange. Times are ns; `after` and `to` are numbers of records, instead of times.
+
+    `max_bytes` bounds each page, but for its first record; None: as the server likes.
+    """
 
     exchange: str
     symbols: tuple[str, ...]
@@ -33,10 +36,11 @@ class Query:
     after: int | None = None
     to: int | None = None
     snapshot: bool = True
+    max_bytes: int | None = None
 
     def asked(self) -> Request:
         """The keys of a request that say what is asked; what is None is left out."""
-        keys = ("exchange", "symbols", "channels", "start", "end", "after", "to")
+        keys = ("exchange", "symbols", "channels", "start", "end", "after", "to", "max_bytes")
         found = {key: value for key in keys if (value := getattr(self, key)) is not None}
         return found if "after" in found or "to" in found else {**found, "by": self.by}
 
@@ -136,6 +140,12 @@ class Slice:
         """The `gap` events alone."""
         queries = [replace(query, channels=(GAP,)) for query in self._queries]
         return list(Slice(self._transport, queries, progress=self._progress))
+
+    def begins(self) -> int | None:
+        """When the first event that is no gap was received, in ns; None: there is none. No more than that is read."""
+        queries = [replace(query, snapshot=False, max_bytes=1) for query in self._queries]
+        events = Slice(self._transport, queries).events()
+        return next((event["ts_recv"] for event in events if event["channel"] != GAP), None)
 
     def is_past(self) -> bool:
         """Whether all of it is archived by now: nothing that belongs before its end can come any more."""
