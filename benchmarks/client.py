@@ -8,6 +8,7 @@ of some rounds. The tables are written as sealing writes them, the manifest arou
 
 import argparse
 import hashlib
+import os
 import random
 import shutil
 import signal
@@ -15,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +29,12 @@ from benchmarks.ports import free_port
 from common.archive import ArchiveWriter
 from common.client import Client
 from common.disk import Disk
-from common.download import Downloaded, download
 from common.process import boot_id
 from common.record import encode
 from common.sealing import seal
-from common.sources import AHEAD
 from common.storage import MANIFEST, Archived, write_archived
 from common.tables import schema
 from common.tabling import ZSTD_LEVEL, _encodings
-from common.transport import Remote, request
 
 HOUR_NS = 3600 * 10**9
 BEGIN_NS = 1_700_000_000 * 10**9 // HOUR_NS * HOUR_NS
@@ -115,14 +112,15 @@ def record_archive(storage: Path, count: int) -> None:
     writer.close()
 
 
-def fastest(rounds: int, *ways: Callable[[], object]) -> list[float]:
-    """The least seconds of each way, in turns."""
+def fastest(rounds: int, *ways: Callable[[], object], after: Callable[[], object] = lambda: None) -> list[float]:
+    """The least seconds of each way, in turns; `after` each, what is not timed."""
     best = [float("inf")] * len(ways)
     for _ in range(rounds):
         for index, way in enumerate(ways):
             began = time.perf_counter()
             way()
             best[index] = min(best[index], time.perf_counter() - began)
+            after()
     return best
 
 
@@ -144,31 +142,25 @@ def bulk(directory: Path, rows: int, rounds: int) -> None:
             print(f"bulk into polars    {rows / ours / 1e6:6.1f} M rows/s   {bytes_ / ours / 1e6:6.0f} MB/s of Parquet")
             print(f"polars, same files  {rows / local / 1e6:6.1f} M rows/s   ratio {local / ours:.2f}")
         data = [path.read_bytes() for path in paths]
-        brought, written = fastest(
-            rounds, lambda: bring(server, directory / "brought"), lambda: write(directory / "written", data)
-        )
-        print(f"bulk into files     {bytes_ / brought / 1e6:6.0f} MB/s of Parquet")
-        print(f"the same written    {bytes_ / written / 1e6:6.0f} MB/s   ratio {written / brought:.2f}")
+        with Client(server, progress=False) as client:
+            asked, fresh = client.slice("binance", "BTCUSDT", "trade"), directory / "fresh"
+            ways = lambda: asked.to_directory(fresh), lambda: write(fresh, data), lambda: write(fresh, data, sync=True)
+            best = fastest(rounds, *ways, after=lambda: shutil.rmtree(fresh))
+        brought, written, synced = (bytes_ / seconds / 1e6 for seconds in best)
+        print(f"bulk into files     {brought:6.0f} MB/s of Parquet")
+        print(f"the same written    {written:6.0f} MB/s   and synced to the disk {synced:.0f} MB/s")
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
-def bring(server: str, directory: Path) -> None:
-    """The tables of a slice, verbatim, into a fresh directory."""
-    transport = Remote(f"tcp://{server}")
-    question = {"op": "plan", "exchange": "binance", "symbols": ["BTCUSDT"], "channels": ["trade"]}
-    files = request(transport, question)[0]["files"]
-    with ThreadPoolExecutor(AHEAD) as pool:
-        write(directory, pool.map(lambda file: download(transport, "binance", file, lambda size: None), files))
-    transport.close()
-
-
-def write(directory: Path, contents: Iterable[Downloaded]) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+def write(directory: Path, contents: list[bytes], *, sync: bool = False) -> None:
     directory.mkdir()
     for number, data in enumerate(contents):
-        (directory / f"{number}.parquet").write_bytes(data)
+        with (directory / f"{number}.parquet").open("wb") as file:
+            file.write(data)
+            if sync:
+                os.fsync(file.fileno())
 
 
 def lines(directory: Path, count: int, rounds: int) -> None:

@@ -103,7 +103,7 @@ class Answers:
     ) -> tuple[bytes, Payload]:
         """The same; parts of files are for the caller to read.
 
-        `page_bytes` is the most that a page may hold; `about` is what `status` says of the server.
+        `page_bytes` is the most that a page or a part of a file may hold; `about` is what `status` says of the server.
         """
         self._page_bytes, self._about = page_bytes, about or {}
         request_id, op = None, None
@@ -155,7 +155,7 @@ class Answers:
             _check_symbols(exchange, request.symbols)
             return exchange.bulk.plan(request, *exchange.pages.span(request, complete)), []
         if isinstance(request, requests.Chunk):
-            header, part = exchange.bulk.chunk(request)
+            header, part = exchange.bulk.chunk(request, self._page_bytes)
             return header, [part]
         if isinstance(request, requests.Coverage | requests.Gaps):
             _check_symbols(exchange, request.symbols)

@@ -81,6 +81,7 @@ class AsyncSlice:
     to_polars = _awaited(Slice.to_polars)
     to_pandas = _awaited(Slice.to_pandas)
     to_parquet = _awaited(Slice.to_parquet)
+    to_directory = _awaited(Slice.to_directory)
     gaps = _awaited(Slice.gaps)
 
     def __init__(self, inner: Slice) -> None:

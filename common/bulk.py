@@ -1,7 +1,7 @@
 """Bulk: which table files hold a slice, and their bytes, verbatim.
 
     plan ─▶ files: a token, SHA-256 and ranges for each; tails: what no table covers, to be asked by slice
-    chunk (token, SHA-256, offset) ─▶ a part of the file, never decoded here
+    chunk (token, SHA-256, offset) ─▶ a part of the file, never decoded here; less than asked where memory is short
 
 A table file is never overwritten: what was planned is served as long as it is there. Gone is `changed`: plan again.
 """
@@ -79,8 +79,11 @@ class Bulk:
             raise refusal("too_large", f"the plan has {len(files)} files, at most {FILES_MAX} are told: ask in parts")
         return {"files": files, "tails": tails, "after": after, "to": to}
 
-    def chunk(self, request: Chunk) -> tuple[Header, Part]:
-        """A part of a file, as long as asked, or to its end. Raises BadRequestError (changed, bad_value, corrupt)."""
+    def chunk(self, request: Chunk, most: int) -> tuple[Header, Part]:
+        """A part of a file: as long as asked, at most `most`, or to its end.
+
+        Raises BadRequestError (changed, bad_value, corrupt).
+        """
         key = request.token, request.sha256
         for is_fresh in (key not in self._known, True):
             if is_fresh:
@@ -90,25 +93,25 @@ class Bulk:
                 self._known.popitem(last=False)
             path, size = self._known[key]
             try:
-                return self._part(path, size, request)
+                return self._part(path, size, request.offset, min(request.bytes, most))
             except FileNotFoundError:
                 del self._known[key]
         raise refusal("changed", f"the file {path.name} is gone: plan again")
 
     @staticmethod
-    def _part(path: Path, size: int, request: Chunk) -> tuple[Header, Part]:
-        if request.offset > size:
-            raise refusal("bad_value", f"offset: {request.offset} lies beyond the file's end at {size}")
-        wanted = min(request.bytes, size - request.offset)
+    def _part(path: Path, size: int, offset: int, wanted: int) -> tuple[Header, Part]:
+        if offset > size:
+            raise refusal("bad_value", f"offset: {offset} lies beyond the file's end at {size}")
+        wanted = min(wanted, size - offset)
         file = os.open(path, os.O_RDONLY)
         try:
             if os.fstat(file).st_size < size:
                 raise refusal("corrupt", f"{path} ends before {size}: rebuild it")
             if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, request.offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(file, offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(file)
-        return {"offset": request.offset, "bytes": wanted, "size": size}, Part(str(path), request.offset, wanted)
+        return {"offset": offset, "bytes": wanted, "size": size}, Part(str(path), offset, wanted)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

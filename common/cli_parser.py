@@ -43,7 +43,9 @@ examples:
 
 json: the events as they were live, one a line; raw: records, as they were on
 the wire; csv, arrow and parquet: the columns of one channel (of several,
-parquet makes a directory). A file has its name only when it is whole.
+parquet makes a directory). A file has its name only when it is whole. With
+-o naming an empty directory, parquet fills it: EXCHANGE/CHANNEL/SYMBOL/ with
+the archive's own files, byte for byte, where whole hours are asked for.
 """
 
 _BOOK = f"""\

@@ -49,7 +49,7 @@ def slice_(client: Client, args: argparse.Namespace) -> int:
         raise BadRequestError(f"{kind} is not for a terminal: name a file with -o FILE")
     asked = client.slice(args.exchange, args.symbols, args.channels, args.start, args.end, by=args.by)
     if kind == "parquet" and output is not None:
-        asked.to_parquet(output)
+        (asked.to_directory if output.is_dir() else asked.to_parquet)(output)
         return EXIT_OK
     with _opened(output) as out:
         if kind == "csv":
@@ -63,6 +63,8 @@ def slice_(client: Client, args: argparse.Namespace) -> int:
 
 
 def _format_of(output: Path | None) -> str:
+    if output is not None and output.is_dir():
+        return "parquet"
     suffix = "" if output is None else output.suffix.lstrip(".")
     return suffix if suffix in FORMATS else "json"
 

@@ -7,9 +7,10 @@ of it where `exact` wants the digits. The book before the first event stands in 
 Frames of several exchanges have one more column in front, `exchange`.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from .codec import MissingPackageError
 from .errors import BadRequestError, MissingExtraError
 from .progress import Progress
 from .slices import Query
-from .sources import END, Meter, Source, merged
+from .sources import END, Meter, Source, merged, write_file
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -111,17 +112,25 @@ def write(transport: Transport, queries: Sequence[Query], path: Path, *, exact: 
             _write(found, channel, path / f"{channel}.parquet")
 
 
-def _write(found: Iterator[Any], channel: str, path: Path) -> None:
-    import pyarrow.parquet as pq
+def write_directory(transport: Transport, queries: Sequence[Query], path: Path, *, progress: bool | None) -> None:
+    """A fresh directory of Parquet files, of each exchange, channel and symbol. Raises ArchivistError, OSError."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BadRequestError(f"{path} is there and not an empty directory: name a fresh one")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _told(), Progress(_label(queries), show=progress) as shown:
+        try:
+            for channel in _channels(queries):
+                for source in _sources(transport, queries, channel, shown, exact=False):
+                    source.write_to(partial / source.exchange / channel)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
-    first = next(found, None)
-    if first is None:
-        first = tables.table(channel, ()).replace_schema_metadata()
+
+def _write(found: Iterator[Any], channel: str, path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
-            for table in chain([first], found):
-                writer.write_table(table)
+        write_file(found, partial, tables.table(channel, ()).replace_schema_metadata())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,18 +1,25 @@
-"""One channel of one exchange as Arrow tables: out of Parquet files where there are any, out of events elsewhere."""
+"""One channel of one exchange as Arrow tables: out of Parquet files where there are any, out of events elsewhere.
+
+As a directory, the files that lie wholly in the slice are the archive's own, byte for byte:
+
+    DIR/binance/trade/BTCUSDT/00001723161253000123.parquet    its first number: names sort as rows do
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import tables
-from .download import MEMORY_BYTES, Downloaded, download
+from .download import MEMORY_BYTES, Downloaded, download, download_to
 from .errors import ArchivistError
 from .events import Event, topic
 from .progress import Progress
 from .slices import Query, Slice
+from .storage import encode_symbol
 from .transport import Transport, request
 
 ROWS = 65_536
@@ -72,7 +79,7 @@ class Source:
         if plan is None:
             found = list(self._of_events(self._query))
             return pa.concat_tables(found) if found else tables.table(self._channel, ())
-        before = list(self._before(plan))
+        before = list(self._before(plan, self._query))
         with ThreadPoolExecutor(AHEAD) as pool:
             found = [table for stream in plan.streams for table in self._stream(stream, pool, rows=None)]
         made = pa.concat_tables([tables.table(self._channel, ()), *found])
@@ -86,12 +93,42 @@ class Source:
         if plan is None:
             yield from self._of_events(self._query)
             return
-        yield from self._before(plan)
+        yield from self._before(plan, self._query)
         memory = MEMORY_BYTES // len(plan.streams)
         with ThreadPoolExecutor(1) as pool:
             ahead = pool if len(plan.streams) == 1 else None
             streams = [self._stream(stream, ahead, rows=ROWS, memory=memory) for stream in plan.streams]
             yield from merged(streams, "seq")
+
+    def write_to(self, directory: Path) -> None:
+        """All of it as files, of each symbol in a directory of its own. Raises ArchivistError, OSError."""
+        places = {symbol: directory / encode_symbol(symbol) for symbol in self._query.symbols}
+        for place in places.values():
+            place.mkdir(parents=True)
+        plan = self._plan()
+        for symbol, place in places.items():
+            query = replace(self._query, symbols=(symbol,))
+            found = self._of_events(query) if plan is None else self._before(plan, query)
+            write_file(found, place / _name(0 if plan is None else plan.after))
+        if plan is not None:
+            parts = list(chain.from_iterable(plan.streams))
+            with ThreadPoolExecutor(AHEAD) as pool:
+                list(
+                    pool.map(
+                        lambda part: self._write_part(part, places[part.symbols[0]] / _name(part.after + 1)), parts
+                    )
+                )
+
+    def _write_part(self, part: Part, path: Path) -> None:
+        if part.file is not None and self._is_within(part):
+            try:
+                download_to(path, self._transport, self.exchange, part.file, self._meter.tell)
+                return
+            except ArchivistError as error:
+                if error.code not in _FILE_IS_GONE:
+                    raise
+                part = part._replace(file=None)
+        write_file(self._stream([part], None, rows=ROWS), path)
 
     def _plan(self) -> Plan | None:
         """Where everything lies; None where all of it is asked for as events."""
@@ -116,10 +153,10 @@ class Source:
         self._meter.expect(plan)
         return plan
 
-    def _before(self, plan: Plan) -> Iterator[Any]:
+    def _before(self, plan: Plan, query: Query) -> Iterator[Any]:
         """The books before the first event: of all symbols, before everything else."""
-        if self._channel == "book" and self._query.snapshot:
-            yield from self._of_events(_numbered(self._query, plan.after, plan.after, snapshot=True))
+        if self._channel == "book" and query.snapshot:
+            yield from self._of_events(_numbered(query, plan.after, plan.after, snapshot=True))
 
     def _stream(
         self, parts: list[Part], pool: ThreadPoolExecutor | None, *, rows: int | None, memory: int = MEMORY_BYTES
@@ -194,6 +231,21 @@ class Source:
 
 def _numbered(query: Query, after: int, to: int, *, snapshot: bool) -> Query:
     return replace(query, start=None, end=None, after=after, to=to, snapshot=snapshot)
+
+
+def _name(number: int) -> str:
+    return f"{number:020d}.parquet"
+
+
+def write_file(found: Iterator[Any], path: Path, empty: Any = None) -> None:
+    """Tables as one Parquet file; where there are none, `empty`, or no file. Raises ArchivistError, OSError."""
+    import pyarrow.parquet as pq
+
+    if (first := next((table for table in found if len(table)), empty)) is None:
+        return
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for table in chain([first], found):
+            writer.write_table(table)
 
 
 def _of_file(data: Downloaded, rows: int | None) -> Iterator[Any]:

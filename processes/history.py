@@ -33,7 +33,7 @@ from common.config import Config
 from common.curve import Gate
 from common.endpoint import bind
 from common.errors import ArchivistError
-from common.process import Parent, resident_bytes, run_service, setup_logging
+from common.process import Parent, keep_freed_memory, resident_bytes, run_service, setup_logging
 from common.requests import PAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from common.settings import add_arguments, from_arguments
 from common.turns import Turns
@@ -60,6 +60,8 @@ UNSENT_MAX = 96 * 1024**2
 PAGE_BYTES_MIN = 64 * 1024
 RESIDENT_MAX = 512 * 1024**2
 """Memory of this process at which all connections are closed: replies and waiting requests never take as much."""
+KEPT_BYTES = 32 * 1024**2
+"""Freed memory that each process keeps for the next replies."""
 LOOK_S = 0.2
 TRIES = 2
 ENVELOPE_MAX = 8
@@ -112,6 +114,7 @@ class History:
         self._stopping = True
 
     def run(self) -> None:
+        keep_freed_memory(KEPT_BYTES)
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trade-archivist-"))
             context = stack.enter_context(zmq.Context())
@@ -317,6 +320,7 @@ def work(endpoint: str, name: bytes, parent: int, storage: Path, endpoints: dict
     """Runs in a worker process: one request at a time, until the front is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     setup_logging()
+    keep_freed_memory(KEPT_BYTES)
     answers = Answers(storage, endpoints)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.set(zmq.LINGER, 0)

@@ -75,6 +75,15 @@ def test_slice_when_written_to_a_file_then_its_name_says_the_format(tell: Tell, 
     assert {path.name for path in tmp_path.iterdir()} == {"t.parquet", "t.arrow", "t.csv", "t.json"}
 
 
+def test_slice_when_written_into_a_directory_then_fills_it(tell: Tell, client: Client, tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    assert tell("slice", "binance", "BTCUSDT", "--channels", "trade", "-o", tmp_path) == ""
+    expected = client.slice("binance", "BTCUSDT", "trade").to_polars()
+    assert polars.read_parquet(tmp_path / "binance" / "trade" / "BTCUSDT" / "*.parquet").rows() == expected.rows()
+    said = tell("slice", "binance", "BTCUSDT", "--channels", "trade", "-o", tmp_path, code=2)
+    assert "name a fresh one" in said
+
+
 def test_slice_when_it_fails_then_no_file_stands_there(tell: Tell, tmp_path: Path) -> None:
     said = tell("slice", "binance", "NOSUCH", "-o", tmp_path / "never.json", code=2)
     assert 'no records of symbol "NOSUCH"' in said

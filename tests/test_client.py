@@ -169,6 +169,42 @@ def test_frames_when_empty_then_have_their_columns(client: Client, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["empty.parquet"]
 
 
+@pytest.mark.parametrize("channel", ["trade", "book"])
+def test_directory_when_of_a_slice_then_its_files_are_its_rows(
+    client: Client, served: Served, tmp_path: Path, channel: str
+) -> None:
+    asked = client.slice("binance", SYMBOLS, channel, *middle(served))
+    asked.to_directory(tmp_path / "files")
+    tables, expected = found_in(tmp_path / "files" / "binance" / channel), asked.to_arrow().to_pylist()
+    assert tables.keys() == set(SYMBOLS)
+    for symbol, found in tables.items():
+        assert found == [row for row in expected if row["symbol"] == symbol]
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def found_in(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each symbol, by the names of its files."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    return {
+        place.name: [row for path in sorted(place.iterdir()) for row in parquet.read_table(path).to_pylist()]
+        for place in directory.iterdir()
+    }
+
+
+def test_directory_when_hours_are_whole_then_holds_the_archives_own_files(
+    client: Client, served: Served, tmp_path: Path
+) -> None:
+    tmp_path.joinpath("files").mkdir()
+    asked = client.slice("binance", "BTCUSDT", ["trade", "quote"])
+    asked.to_directory(tmp_path / "files")
+    brought = {path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    own = {path.read_bytes() for path in (served.storage / "binance" / "BTCUSDT").rglob("*.trade.parquet")}
+    assert own <= brought
+    with pytest.raises(BadRequestError, match="name a fresh one"):
+        asked.to_directory(tmp_path / "files")
+    assert {path.read_bytes() for path in tmp_path.rglob("*.parquet")} == brought
+
+
 def copy_of(served: Served, directory: Path) -> Path:
     copied = directory / "storage"
     shutil.copytree(served.storage, copied, ignore=shutil.ignore_patterns(".*"))
@@ -185,6 +221,8 @@ def test_table_when_gone_after_it_was_planned_then_its_events_take_its_place(ser
             expected = expected_rows(list(asked), channel, exact=False)
             assert asked.to_arrow().to_pylist() == expected
             assert [row for table in asked.batches() for row in table.to_pylist()] == expected
+            asked.to_directory(tmp_path / channel)
+            assert sum(map(len, found_in(tmp_path / channel / "binance" / channel).values())) == len(expected)
 
 
 def test_table_when_damaged_on_disk_then_is_an_error_and_exact_still_reads_the_records(
@@ -201,7 +239,9 @@ def test_table_when_damaged_on_disk_then_is_an_error_and_exact_still_reads_the_r
             asked.to_arrow()
         with pytest.raises(DamagedError, match="SHA-256"):
             asked.to_parquet(tmp_path / "never.parquet")
-        assert not list(tmp_path.glob("never*"))
+        with pytest.raises(DamagedError, match="SHA-256"):
+            asked.to_directory(tmp_path / "never")
+        assert [path.name for path in tmp_path.iterdir()] == ["storage"]
         assert len(asked.to_arrow(exact=True)) == sum(event["channel"] == "trade" for event in asked)
 
 
