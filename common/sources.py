@@ -19,6 +19,7 @@ from .errors import ArchivistError
 from .events import Event, topic
 from .progress import Progress
 from .slices import Query, Slice
+from .spelling import spelled
 from .storage import encode_symbol
 from .transport import Transport, request
 
@@ -69,7 +70,7 @@ class Source:
 
     def __init__(self, transport: Transport, query: Query, channel: str, meter: Meter, *, exact: bool) -> None:
         self._transport, self._channel, self._meter, self._exact = transport, channel, meter, exact
-        self._query = replace(query, channels=(channel,))
+        self._query = replace(query, channels=(channel,), symbols=spelled(transport, query.exchange, query.symbols))
         self.exchange = query.exchange
 
     def whole(self) -> Any:

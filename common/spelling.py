@@ -5,6 +5,7 @@ from typing import cast
 
 from .adapter import Adapter
 from .exchanges import get as adapter_of
+from .exchanges import names
 from .naming import is_own, may_be_name
 from .transport import Transport, request
 
@@ -14,6 +15,8 @@ def spelled(transport: Transport, exchange: str, wanted: Sequence[str]) -> tuple
 
     Nobody is asked where all are the exchange's own. Raises BadRequestError where one means nothing, or several.
     """
+    if exchange not in names():
+        return tuple(wanted)  # history answers for what there is
     adapter = cast(Adapter, adapter_of(exchange))
     symbols: dict[str, None] = {}
     for text in wanted:

@@ -93,6 +93,7 @@ def test_catalogue_when_asked_then_tells_what_there_is(client: Client, served: S
 def test_errors_when_asked_for_what_is_not_there_then_say_what_is(client: Client) -> None:
     for ask, code in (
         (lambda: client.symbols("nasdaq"), "unknown_exchange"),
+        (lambda: client.slice("nasdaq", "A-B", "trade").to_arrow(), "unknown_exchange"),
         (lambda: list(client.slice("binance", "../etc")), "unknown_symbol"),
         (lambda: list(client.slice("binance", "BTCUSDT", "trades")), "unknown_channel"),
         (lambda: list(client.slice("binance", "BTCUSDT", start=2, end=1)), "bad_range"),
@@ -159,6 +160,20 @@ def test_frames_when_of_each_library_then_are_the_same(client: Client, served: S
     frame = asked.to_pandas()["trade"]
     assert list(frame["price"]) == tables["trade"]["price"].to_pylist()
     assert frame["ts_recv"].dtype == "int64"
+
+
+@pytest.mark.parametrize("names", ["BTC-USDT", ["*-USDT"], ["ETH-USDT", "BTCUSDT"]])
+def test_frames_when_names_are_unified_or_patterns_then_are_those_of_the_exchanges_own(
+    client: Client, tmp_path: Path, names: str | list[str]
+) -> None:
+    own = ["BTCUSDT"] if names == "BTC-USDT" else SYMBOLS
+    for channel in ("trade", "book"):
+        expected = client.slice("binance", own, channel).to_arrow()
+        asked = client.slice("binance", names, channel)
+        assert asked.to_arrow() == expected
+        assert sum(map(len, asked.batches())) == len(expected)
+        asked.to_directory(tmp_path / channel)
+        assert {path.name for path in (tmp_path / channel / "binance" / channel).iterdir()} == set(own)
 
 
 def test_frames_when_empty_then_have_their_columns(client: Client, tmp_path: Path) -> None:
