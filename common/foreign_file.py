@@ -17,7 +17,7 @@ CHUNK_BYTES = 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024**2
 
 STEP_BYTES = 1024
-"""Of what is compressed, inflated at a time: at most some 32 MB come of them, whatever the file was made to hold."""
+"""Of what is compressed, inflated at a time: of zstd at most some 32 MB come of them, whatever it was made to hold."""
 
 _BROKEN = (EOFError, OSError, zlib.error)
 
@@ -72,7 +72,7 @@ def _inflated(raw: IO[bytes]) -> Iterator[bytes]:
     if magic.startswith(b"\x1f\x8b"):
         file: Any = gzip.GzipFile(fileobj=raw)
     elif magic.startswith(b"BZh"):
-        yield from _streams(raw, bz2.BZ2Decompressor)
+        yield from streams(raw, bz2.BZ2Decompressor)
         return
     elif magic == b"\x28\xb5\x2f\xfd":
         yield from _frames(raw)
@@ -87,21 +87,30 @@ def _frames(raw: IO[bytes]) -> Iterator[bytes]:
     import zstandard  # only for files that need it
 
     try:
-        yield from _streams(raw, lambda: zstandard.ZstdDecompressor().decompressobj())
+        yield from streams(raw, lambda: zstandard.ZstdDecompressor().decompressobj())
     except zstandard.ZstdError as error:
         raise EOFError(str(error)) from None
 
 
-def _streams(raw: IO[bytes], begin: Callable[[], Any]) -> Iterator[bytes]:
+def streams(raw: IO[bytes], begin: Callable[[], Any]) -> Iterator[bytes]:
     """Stream after stream, up to the file's end. The readers of bz2 and zstandard would take damage for the end."""
     stream: Any = None
     data = b""
     while data := data or raw.read(STEP_BYTES):
         stream = stream or begin()
-        if out := stream.decompress(data):
-            yield out
+        yield from filter(None, _pieces(stream, data))
         data = b""
         if stream.eof:
             stream, data = None, stream.unused_data
     if stream is not None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+
+def _pieces(stream: Any, data: bytes) -> Iterator[bytes]:
+    """What a stream makes of some bytes; one of bz2 tells it a little at a time."""
+    if not isinstance(stream, bz2.BZ2Decompressor):
+        yield stream.decompress(data)
+        return
+    yield stream.decompress(data, CHUNK_BYTES)
+    while not (stream.needs_input or stream.eof):
+        yield stream.decompress(b"", CHUNK_BYTES)

@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from .adapter import Adapter
-from .foreign_file import ForeignFileError
+from .foreign_file import ForeignFileError, streams
 from .import_format import EVENT, Item
 from .storage import decode_symbol
 
@@ -124,7 +124,7 @@ def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
     if symbol is None:
         raise ForeignFileError(f"{path}: its name does not begin with a symbol and a time: say it with --symbol")
     layout = _layout(path)
-    with bz2.open(path) as file:
+    with path.open("rb") as file:
         blocks, is_first = _Blocks(path, file), True
         while (block := blocks.next(layout)) is not None:
             yield _item(symbol, *block, is_first=is_first)
@@ -137,12 +137,14 @@ class _Blocks:
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.offset = self.known = self.count = 0
         self.is_torn = False
-        self._path, self._file = path, file
+        self._path = path
+        self._inflated = streams(file, bz2.BZ2Decompressor)
+        self._ahead = bytearray()
 
     def next(self, layout: Layout) -> tuple[Head, list[Level]] | None:
         """The next block; None at the end. Raises ForeignFileError where it is torn or makes no sense."""
         try:
-            data = self._file.read(layout.head.size)
+            data = self._take(layout.head.size)
             if not data:
                 return None
             return self._read(layout, data)
@@ -154,7 +156,8 @@ class _Blocks:
         except OSError as error:
             if error.errno is not None:
                 raise  # of the disk, not of what stands in the file
-            raise self._error(f"{error}: not bz2, or damaged: copy the file again") from None
+            mend = "copy the file again, or give what `bzip2 -dc` reads of it, compressed anew"
+            raise self._error(f"{error}: not bz2, or damaged: {mend}") from None
 
     def _read(self, layout: Layout, data: bytes) -> tuple[Head, list[Level]]:
         size = layout.level.size
@@ -164,13 +167,21 @@ class _Blocks:
         if head.type not in (0, 1) or head.ts not in TIMES_NS or head.size > LEVELS_MAX:
             raise _BlockError(f"a block of type {head.type}, {head.size} levels and the time {head.ts} ns")
         self.known = self.offset + len(data)
-        data = self._file.read(head.size * size)
+        data = self._take(head.size * size)
         if len(data) < head.size * size:
             raise EOFError(f"of {head.size} levels there are {len(data) // size}")
         levels = [layout.read_level(values) for values in layout.level.iter_unpack(data)]
         self.offset = self.known = self.known + len(data)
         self.count += 1
         return head, levels
+
+    def _take(self, size: int) -> bytes:
+        """So many bytes; fewer at the file's end. Raises EOFError, OSError where what is compressed is damaged."""
+        while len(self._ahead) < size and (chunk := next(self._inflated, b"")):
+            self._ahead += chunk
+        data = bytes(self._ahead[:size])
+        del self._ahead[:size]
+        return data
 
     def _error(self, what: str) -> ForeignFileError:
         return ForeignFileError(f"{self._path} offset {self.offset} decompressed: {what}")
@@ -180,7 +191,7 @@ def _layout(path: Path) -> Layout:
     """The layout in which the first blocks make sense. Raises ForeignFileError: that of the one that came furthest."""
     failed: list[tuple[int, bool, ForeignFileError]] = []
     for layout in LAYOUTS:
-        with bz2.open(path) as file:
+        with path.open("rb") as file:
             blocks = _Blocks(path, file)
             try:
                 while blocks.count < TRIED_BLOCKS and blocks.next(layout) is not None:

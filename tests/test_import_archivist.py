@@ -167,6 +167,20 @@ def test_a_file_whose_compression_is_torn_or_none_then_is_an_error_that_names_it
         import_archivist.exchanges(path)
 
 
+@pytest.mark.parametrize("junk", [b"\n", bytes(512), b"junk behind it", b"BZh9 no stream"])
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_file_with_something_behind_its_streams_then_is_an_error_with_its_offset(
+    tmp_path: Path, junk: bytes, count: int
+) -> None:
+    raw = b"".join(archivist(Block(UPDATE, MS + number, [("1.5", 2, "3.25")])) for number in range(count))
+    path = written(tmp_path, raw)
+    path.write_bytes(path.read_bytes() * 2)  # two streams are one file
+    assert len(items(path)) == 2 * count
+    path.write_bytes(path.read_bytes() + junk)
+    with pytest.raises(ForeignFileError, match=rf"{NAME} offset {2 * len(raw)} decompressed: .*copy the file again"):
+        items(path)
+
+
 @many
 @given(st.binary(max_size=200), st.booleans(), st.booleans())
 def test_any_bytes_give_blocks_or_an_error_with_an_offset(
