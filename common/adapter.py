@@ -28,9 +28,11 @@ class Adapter(Protocol):
     STREAMS_PER_SUBSCRIBE: int
     MESSAGE_INTERVAL_S: float  # between two frames that we send on a connection
     MESSAGES_TOGETHER: bool  # that interval is between the frames of all connections: the exchange counts by address
+    AGAIN_INTERVAL_S: float  # between two rounds of asking again for streams that are silent
     CONNECTS_PER_5_MIN: int
     CONNECT_INTERVAL_S: float  # between two connections
     WEIGHT_PER_MIN: int  # of REST requests
+    REQUEST_INTERVAL_S: float  # between two of them
 
     CHANNELS: tuple[str, ...]  # what it offers, out of events.CHANNELS
     DENSE: frozenset[str]  # channels whose ids count up by one for each symbol: a hole is a loss
@@ -122,9 +124,11 @@ DEFAULTS: dict[str, Any] = {
     "STREAMS_PER_SUBSCRIBE": 20,
     "MESSAGE_INTERVAL_S": 0.25,
     "MESSAGES_TOGETHER": False,
+    "AGAIN_INTERVAL_S": 0.0,
     "CONNECTS_PER_5_MIN": 100,
     "CONNECT_INTERVAL_S": 0.0,
     "WEIGHT_PER_MIN": 300,
+    "REQUEST_INTERVAL_S": 0.0,
     "DENSE": frozenset(),
     "BACKFILLS": frozenset(),
     "REPEATS": frozenset(),

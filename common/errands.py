@@ -38,7 +38,7 @@ def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) 
     if all(is_own(adapter, symbol) for symbol in config.symbols):
         return config.symbols
     base = replaced(adapter.REST_URL, config.rest_url)
-    rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), lambda _: None)
+    rest = RestClient(base, config.rest_timeout_s, _budget(adapter), lambda _: None)
     wanted, answers, attempts = catalogue(adapter), dict[str, bytes](), 0
     while goes_on():
         answer = rest.ask_now(wanted[len(answers)])
@@ -77,7 +77,7 @@ class Errands:
         self._inquire_at = 0.0
         self._polls: dict[str, Heartbeats] = {}
         base = replaced(adapter.REST_URL, config.rest_url)
-        self._rest = RestClient(base, config.rest_timeout_s, Budget(adapter.WEIGHT_PER_MIN), self._deliver)
+        self._rest = RestClient(base, config.rest_timeout_s, _budget(adapter), self._deliver)
 
     def begin(self, now: float, symbols: list[str]) -> None:
         """Look after these symbols from now on."""
@@ -185,6 +185,10 @@ class Errands:
         if unread:
             some = ", ".join(sorted(unread)[:UNREAD_NAMED]) + (", …" if len(unread) > UNREAD_NAMED else "")
             log.warning("%s %s: instruments that are not understood: %d", self._exchange, some, len(unread))
+
+
+def _budget(adapter: Adapter) -> Budget:
+    return Budget(adapter.WEIGHT_PER_MIN, adapter.REQUEST_INTERVAL_S)
 
 
 def _pause_s(attempts: int) -> float:

@@ -37,17 +37,21 @@ class Answer(NamedTuple):
 
 
 class Budget:
-    """Weights of the last minute, and what the host says about waiting (429, 418): obeyed by every request to it."""
+    """Weights of the last minute, and what the host says about waiting (429, 418): obeyed by every request to it.
 
-    def __init__(self, weight_per_min: int) -> None:
-        self._limit = weight_per_min
+    Requests are `interval_s` apart.
+    """
+
+    def __init__(self, weight_per_min: int, interval_s: float = 0.0) -> None:
+        self._limit, self._interval_s = weight_per_min, interval_s
+        self._next_at = 0.0
         self._spent: list[tuple[float, int]] = []
         self._blocked_until = 0.0
 
     def wait_s(self, now: float, weight: int) -> float:
         """How long a request of this weight must wait."""
         self._spent = [(at, spent) for at, spent in self._spent if at > now - 60]
-        wait = max(0.0, self._blocked_until - now)
+        wait = max(0.0, self._blocked_until - now, self._next_at - now)
         excess = sum(spent for _, spent in self._spent) + weight - self._limit
         for at, spent in self._spent:
             if excess <= 0:
@@ -58,6 +62,7 @@ class Budget:
 
     def spend(self, now: float, weight: int) -> None:
         self._spent.append((now, weight))
+        self._next_at = now + self._interval_s
 
     def heed(self, now: float, status: int, headers: dict[str, str]) -> None:
         """Take what an answer says: the weight used in this minute by everybody on this address, and Retry-After."""

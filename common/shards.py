@@ -26,7 +26,9 @@ class Link:
     conn: int
     opened_at: float
     to_subscribe: deque[list[str]]
-    to_leave: dict[str, None] = field(default_factory=dict)  # silent streams, to be subscribed anew after that
+    silent: dict[str, None] = field(default_factory=dict)  # streams that are to be asked for again, in the next round
+    again_at: float = 0.0  # when that is
+    to_leave: dict[str, None] = field(default_factory=dict)  # streams to be subscribed anew after that
     to_drop: dict[str, None] = field(default_factory=dict)  # streams that are wanted no more
     refused: deque[tuple[float, list[str]]] = field(default_factory=deque)  # to be asked for again, from a time on
     to_send: deque[bytes] = field(default_factory=deque)  # frames that go out as the exchange's pace allows

@@ -81,6 +81,7 @@ class Dialect(Protocol):
     # these may be left out
     MESSAGES_TOGETHER: bool  # frames of all connections are counted as one: there is one address here
     CONNECTS: tuple[int, float] | None  # so many new connections in so many seconds; more are answered 429
+    REQUESTS: tuple[int, float] | None  # so many over REST in so many seconds; more are answered 429
     LIFETIME_S: float | None  # of a connection: then it is ended
     SHUTDOWN: bytes | None  # what tells that the server goes down
 
@@ -90,6 +91,7 @@ class Dialect(Protocol):
 DEFAULTS: dict[str, Any] = {
     "MESSAGES_TOGETHER": False,
     "CONNECTS": None,
+    "REQUESTS": None,
     "LIFETIME_S": None,
     "SHUTDOWN": None,
     "book": None,

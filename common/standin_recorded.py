@@ -22,7 +22,7 @@ from .naming import catalogue
 from .process import ConfigError
 from .recording import Message
 from .standin_books import StandinBooks
-from .standin_dialect import RefusedError, Session
+from .standin_dialect import Rate, RefusedError, Session
 from .standin_options import Options
 from .standin_server import Answer, StandinServer, split
 
@@ -37,6 +37,7 @@ class RecordedStandin(StandinServer[Session]):
             raise ConfigError(f"{options.exchange} needs --recording: a market can be made up for binance only")
         self._adapter, self._dialect = adapter, dialect
         self._books = StandinBooks(self._adapter)
+        self._asked = Rate(*dialect.REQUESTS) if dialect.REQUESTS is not None else None
         self._recorded: dict[str, bytes] = {}
         self._known: frozenset[str] = frozenset()  # the symbols that there are
         self._wanted = frozenset(name for symbol in options.symbols for name in self._streams_of(symbol))
@@ -152,6 +153,8 @@ class RecordedStandin(StandinServer[Session]):
     # REST
 
     async def request(self, path: str, params: dict[str, str]) -> Answer:
+        if self._asked is not None and self._asked.is_over(self.now_ms() / 1000):
+            return Answer(429, b"", {"Retry-After": "1"})
         status, body = self._dialect.rest(path, params, self._recorded)
         answer = Answer(status, self._as_now(path, params, body) if status == 200 else body)
         for fault in self.faults.rest_faults(path):

@@ -109,7 +109,7 @@ class Wires:
         """Ask again for a stream that is silent: leave it, and take it anew."""
         for _, shard, link in self._open.values():
             if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
-                link.to_leave[stream] = None
+                link.silent[stream] = None
 
     def carry(self, streams: list[dict[str, tuple[str, str]]]) -> None:
         """Carry these streams (a dictionary for each symbol) from now on: leave others, put new ones where room is."""
@@ -243,6 +243,9 @@ class Wires:
         """What is to be left or subscribed next becomes frames to be sent."""
         while link.refused and now >= link.refused[0][0]:
             link.to_subscribe.append(link.refused.popleft()[1])
+        if link.silent and now >= link.again_at:
+            link.to_leave |= link.silent
+            link.silent, link.again_at = {}, now + self._adapter.AGAIN_INTERVAL_S
         names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
         dropped = list(link.to_drop)[: self._adapter.STREAMS_PER_SUBSCRIBE]
         if dropped:

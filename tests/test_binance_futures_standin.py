@@ -43,6 +43,7 @@ def test_the_stand_in_answers_with_what_was_recorded() -> None:
     assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": "100"}, RECORDED)[0] == 200
     assert standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT"}, {"/usdm-btcusdt-20240808.gz": b"{}"}) == (200, b"{}")
     assert standin.rest("/fapi/v1/depth", {"symbol": "ETHUSDT"}, RECORDED)[0] == 400
+    assert b"-1130" in standin.rest("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": "5000"}, RECORDED)[1]
     book = Snapshot("BTCUSDT", 9, 1723161256322 * 10**6, [("1", "2")], [])
     url = "/fapi/v1/depth?symbol=BTCUSDT"
     assert USDM.parse_rest(url, standin.book(book)) == book._replace(bids=[["1", "2"]])  # type: ignore[list-item]

@@ -11,6 +11,7 @@ import websocket
 
 from common import exchanges
 from common.config import FeedConfig
+from common.rest import Budget
 from common.shards import Shard, ShardPolicy
 from common.standin_dialect import Rate
 from tests.made_recordings import made
@@ -137,6 +138,25 @@ def test_our_side_connects_no_more_often_than_the_exchange_bears(exchange: str) 
             made += 1
             assert not rate.is_over(tick * 0.05), made
     assert made >= 180
+
+
+def test_who_asks_too_often_over_rest_is_turned_away_until_time_has_gone_by(tmp_path: Path) -> None:
+    with standin("--recording", made("kraken", tmp_path / "made.gz"), exchange="kraken") as server:
+        answers = [server.get("/0/public/AssetPairs").status for _ in range(11)]
+        assert answers == [200] * 10 + [429]
+        server.fault(do="elapse", seconds=11)
+        assert server.get("/0/public/AssetPairs").status == 200
+
+
+@pytest.mark.parametrize("exchange", [name for name in exchanges.names() if exchanges.dialect(name).REQUESTS])
+def test_our_side_asks_over_rest_no_more_often_than_the_exchange_bears(exchange: str) -> None:
+    """By the stand-in's own count, with ever more to ask; a few milliseconds may be lost on the way."""
+    adapter, rate, way = exchanges.get(exchange), Rate(*exchanges.dialect(exchange).REQUESTS), Random(1)
+    budget, now = Budget(adapter.WEIGHT_PER_MIN, adapter.REQUEST_INTERVAL_S), 0.0
+    for _ in range(2000):
+        now += budget.wait_s(now, 1)
+        budget.spend(now, 1)
+        assert not rate.is_over(now + way.uniform(0, 0.05)), now
 
 
 def test_frames_of_all_connections_count_together_where_the_exchange_counts_by_address(tmp_path: Path) -> None:

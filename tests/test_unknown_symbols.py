@@ -33,10 +33,10 @@ SOON_S, HOUR_S = 20, 3600
 class Hour:
     """Connections of a feed and the exchange at their other ends, second by second."""
 
-    def __init__(self, exchange: str, line: Line, known: str) -> None:
+    def __init__(self, exchange: str, line: Line, *known: str) -> None:
         self.line, self.dialect = line, exchanges.dialect(exchange)
         self.adapter = exchanges.get(exchange)
-        self.sessions = [self.dialect.Session(path, {known}) for path in line.paths]
+        self.sessions = [self.dialect.Session(path, known) for path in line.paths]
         self.seen = self.asked = 0
         self.places = {self.adapter.WS_URL + path: place for place, path in enumerate(line.paths)}
         self.by_conn = {record.conn: self.places[record.head["url"]] for record in line.of("open")}
@@ -115,3 +115,24 @@ def test_a_wrong_symbol_costs_itself_alone_for_an_hour(
     assert refused >= set(unknown)
     assert {line.split()[1] for line in caplog.messages if " refused: " in line} == wrong
     assert {orjson.loads(record.payload or b"")["stream"] for record in made.of("gap")[-len(wrong) :]} == wrong
+
+
+def test_streams_that_are_silent_all_the_time_are_asked_for_again_within_what_okx_bears() -> None:
+    """One in a second, asked for by itself, is 7,200 requests an hour: at 480 the exchange ends the connection."""
+    symbols = tuple(f"A{number}-USDT" for number in range(60))
+    made = Line("okx", symbols=symbols, channels=("trade", "quote"))
+    made.until(1)
+    made.tick()
+    hour = Hour("okx", made, *symbols)
+    hour.go_on(10)
+    names = list(hour.streams())
+    assert len(names) == 120
+    for second in range(HOUR_S):
+        made.wires.resubscribe(names[second % len(names)])
+        hour.go_on(1)
+    made.end()
+    assert len(made.of("open")) == 1 and hour.streams() == set(names)
+    frames = [
+        orjson.loads(record.payload) for record in made.of("out") if record.payload and record.payload[:1] == b"{"
+    ]
+    assert sum(len(frame["args"]) for frame in frames) > 2 * HOUR_S - 240, "each was left and asked for again"

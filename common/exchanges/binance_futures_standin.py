@@ -26,6 +26,8 @@ COIN_STREAMS_MAX = 200
 
 _COIN = re.compile(r"[^@]+usd_(perp|\d{6})@")
 _UNKNOWN_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
+_DEPTHS = ("5", "10", "20", "50", "100", "500", "1000")
+_BAD_LIMIT = b'{"code":-1130,"msg":"Data sent for parameter \'limit\' is not valid."}'
 _UNKNOWN_PATH = b'{"code":-5000,"msg":"Path is invalid"}'
 
 
@@ -80,6 +82,8 @@ def pack(payload: bytes) -> bytes | None:
 def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]:
     """What was recorded for this path and symbol, however much was asked for; nothing else is known."""
     symbol = query.get("symbol", "")
+    if path.endswith("/depth") and query.get("limit", "500") not in _DEPTHS:
+        return 400, _BAD_LIMIT
     for url, body in recorded.items():
         parts = urlsplit(url)
         if parts.path == path and parse_qs(parts.query).get("symbol", [symbol]) == [symbol]:

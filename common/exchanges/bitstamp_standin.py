@@ -14,6 +14,7 @@ from ..events import Snapshot
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 LIFETIME_S = 90 * 86_400.0
+REQUESTS = 10_000, 600.0
 SHUTDOWN = b'{"event":"bts:request_reconnect","channel":"","data":""}'
 
 _CHANNEL = re.compile(r"(?:live_trades|live_orders|order_book|detail_order_book|diff_order_book)_([^_]+)")

@@ -15,6 +15,7 @@ from .bybit import CANDLE_INTERVALS
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 CONNECTS = 500, 300.0
+REQUESTS = 600, 5.0
 ARGS_CHARS_MAX = 21_000
 """Of all topics of one connection."""
 

@@ -24,7 +24,8 @@ STREAMS_PER_CONNECTION = 100
 MESSAGE_INTERVAL_S = 0.05  # 100 messages/s of an address are allowed; each connection's first must come within 5 s
 MESSAGES_TOGETHER = True
 CONNECT_INTERVAL_S = 0.15  # 8 connections a second are allowed
-WEIGHT_PER_MIN = 300  # each request weighs 1; 10/s are said to be allowed, unconfirmed
+WEIGHT_PER_MIN = 300  # each request weighs 1
+REQUEST_INTERVAL_S = 0.11  # 10/s are said to be allowed, unconfirmed
 
 CHANNELS = ("trade", "book", "quote", "ticker", "instrument")
 BOOK = BookRule("stream", "none")  # no number, no checksum: a loss within a connection cannot be seen

@@ -13,6 +13,7 @@ from ..fields import NS_PER_MS, iso
 from ..standin_dialect import Patience
 
 MESSAGES_PER_S, MESSAGES_TOGETHER = 100.0, True
+REQUESTS = 10, 1.0
 CONNECTS = 20, 2.5  # 8 a second, and 20 at once: inferred to be a bucket that fills again
 SUBSCRIBE_WITHIN_S = 5
 

@@ -29,7 +29,8 @@ REST_URL = "https://api.kraken.com"
 STREAMS_PER_CONNECTION = 300
 STREAMS_PER_SUBSCRIBE = 50
 CONNECTS_PER_5_MIN = 60  # 150 in 10 min are borne, then none for as long
-WEIGHT_PER_MIN = 50  # a request a second
+WEIGHT_PER_MIN = 50
+REQUEST_INTERVAL_S = 1.1  # one a second is borne
 PING = b'{"method":"ping"}'
 PING_INTERVAL_S = 25.0  # without anything sent or received for a minute the exchange closes
 

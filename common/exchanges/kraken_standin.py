@@ -15,6 +15,7 @@ from .kraken import CANDLE_INTERVALS
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 CONNECTS = 150, 600.0
+REQUESTS = 10, 10.0
 DEPTHS = (10, 25, 100, 500, 1000)
 TRIGGERS = ("trades", "bbo")
 

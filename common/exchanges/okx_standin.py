@@ -15,6 +15,7 @@ from .okx_instruments import DERIVATIVES
 
 MESSAGES_PER_S = 10.0
 CONNECTS = 3, 1.0
+REQUESTS = 20, 2.0
 REQUESTS_MAX = 480
 """Subscribing and unsubscribing requests of a connection in an hour."""
 
