@@ -36,6 +36,8 @@ END_NS = 1 << 62
 """After all times."""
 
 _PART_BYTES = 1024 * 1024
+_PARTIAL = ".exporting"
+"""Is in the name of what is being written, hidden beside its place."""
 
 
 class Job(NamedTuple):
@@ -174,6 +176,9 @@ def _alone(directory: Path) -> Iterator[None]:
 def _exported(client: Client, format: Format, jobs: Sequence[Job], directory: Path) -> Iterator[Done]:
     normalisers = {each["name"]: each["normaliser"] for each in client.exchanges()}
     known = _known(directory / EXPORTS)
+    for folder in {(directory / format.path(job)).parent for job in jobs}:
+        for left in folder.glob(f".*{_PARTIAL}*"):  # by an export that was killed: no other is at work here
+            left.unlink()
     for asked in jobs:
         days = _days(client, format, asked)
         for job in days if format.daily else (asked for _ in islice(days, 1)):
@@ -193,7 +198,7 @@ def _made(client: Client, format: Format, job: Job, path: Path, exports: Path, f
     """Make one file, durably, between two lines: the first tells whose it is, the second that it stands there."""
     past = is_over(client, job)  # before it is read
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
         rows = format.write(client, job, partial)
         size, digest = _proof(partial)

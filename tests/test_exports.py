@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from common.export_formats import FORMATS
 from common.exports import DAY_NS, EXPORTS, Done, export, planned
 from tests.archives import Archive, hours
 from tests.pipeline import Served
+from tests.standin_client import ROOT
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
 DAYS = 3
@@ -86,6 +89,22 @@ def test_export_when_killed_while_writing_then_nothing_stands_there(days: Archiv
     with Client(storage=days.storage) as client, pytest.raises(OSError, match="no room"):
         list(export(client, broken, planned(client, broken, "binance", ["BTCUSDT"], ["trade"], None, None), tmp_path))
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "storage" not in path.parts] == []
+
+
+def test_export_when_one_was_killed_in_its_midst_then_what_that_left_is_removed(days: Archive, tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from common import exports; from common.cli import main; "
+        "exports._proof = lambda path: os.kill(os.getpid(), 9); main(sys.argv[1:])"
+    )
+    command = ["export", "csv", "binance", "BTCUSDT", "--kinds", "trade", "--storage", str(days.storage)]
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "-c", code, *command, "-o", str(out)], cwd=ROOT, check=False)
+    (left,) = (path for path in out.rglob("*") if path.is_file())
+    foreign = left.with_name(".others.partial")
+    foreign.touch()
+    with Client(storage=days.storage) as client:
+        made(client, "csv", out, "trade", symbols=["ETHUSDT"])
+    assert not left.exists() and foreign.exists()
 
 
 def test_export_when_a_file_of_others_has_the_name_then_it_is_not_overwritten(client: Client, tmp_path: Path) -> None:
