@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.pipeline import Live, Pipeline, Served, until
 from tests.record_logs import Log
 from tests.replays import recorded
 from tests.standin_client import Standin
+
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")  # how long an example takes is the machine's: others may be at work on it
 
 
 @pytest.fixture
