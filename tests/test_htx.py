@@ -302,6 +302,7 @@ def test_the_stand_in_agrees_refuses_and_leaves_who_does_not_answer_pings() -> N
     assert session.streams
     for second in range(14):
         assert len(session.beat(second)) == (second in (4, 9))
+        assert session.answer(b'{"pong":7}') == [], "of no ping"
     with pytest.raises(RefusedError):
         session.beat(14)
     assert htx_standin.stream_of(TRADE) == "market.trioeth.trade.detail"

@@ -38,6 +38,7 @@ class Session:
         self.streams: dict[str, None] = {}
         self._is_feed = urlsplit(path).path == "/feed"
         self._beats = self._unanswered = 0
+        self._pinged: int | None = None  # the number of the last ping, which its pong repeats
 
     def greeting(self) -> list[bytes]:
         return []
@@ -49,13 +50,14 @@ class Session:
         self._unanswered += 1
         if self._unanswered > UNANSWERED_MAX:
             raise RefusedError(1003, "no pong")
+        self._pinged = now_ms
         return [b'{"ping":%d}' % now_ms]
 
     def answer(self, frame: bytes) -> list[bytes]:
         try:
             message = orjson.loads(frame)
             if "pong" in message:
-                self._unanswered = 0
+                self._unanswered = 0 if message["pong"] == self._pinged else self._unanswered
                 return []
             request = message.get("id")
             asked = next(op for op in ("sub", "unsub", "req") if op in message)
