@@ -17,6 +17,7 @@ from common.journal import Journal
 from common.normaliser import Normaliser
 from common.record import Record, decode
 from common.recorder import Recorder
+from common.standin_dialect import Rate
 from common.wires import Wires
 from tests.test_connection import TEXT, frame
 
@@ -157,6 +158,27 @@ def test_a_frame_is_sent_no_sooner_than_the_exchange_allows_after_the_one_before
         sent.append(len(line.asked()))
         line.tick()
     assert sent[0] == 1 and sent[-1] == 2 and sent.index(2) >= 4
+
+
+def test_many_connections_share_the_pace_of_an_address_and_each_says_its_first_word_in_time(
+    made: Callable[..., Line],
+) -> None:
+    """Coinbase Advanced: 8 frames a second in all, and who is silent for its first five seconds is left."""
+    line = made(
+        exchange="coinbase-advanced", symbols=tuple(f"S{number}-USD" for number in range(500)), idle_timeout_s=9999.0
+    )
+    rate, opened, first, seen = Rate(8, 1.0), dict[int, float](), dict[int, float](), 0
+    while len(first) < 10:
+        line.tick()
+        new, seen = line.records[seen:], len(line.records)
+        for record in new:
+            assert record.conn is not None
+            if record.kind == "open":
+                opened[record.conn] = line.now
+            elif record.kind == "out":
+                first.setdefault(record.conn, line.now)
+                assert not rate.is_over(line.now)
+    assert all(first[conn] - opened[conn] < 5 for conn in opened)
 
 
 def test_a_refusal_of_what_is_wanted_no_more_is_passed_over(made: Callable[..., Line]) -> None:
