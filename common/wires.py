@@ -227,7 +227,7 @@ class Wires:
             link.ping_at = now + self._adapter.PING_INTERVAL_S
             link.to_send.appendleft(self._adapter.PING)
         if not link.to_send:
-            self._ask_next(now, link)
+            self._ask_next(now, shard, link)
         if not link.to_send:
             return
         try:
@@ -239,7 +239,7 @@ class Wires:
         if self._adapter.MESSAGES_TOGETHER:
             self._next_send_at = link.next_send_at
 
-    def _ask_next(self, now: float, link: Link) -> None:
+    def _ask_next(self, now: float, shard: Shard, link: Link) -> None:
         """What is to be left or subscribed next becomes frames to be sent."""
         while link.refused and now >= link.refused[0][0]:
             link.to_subscribe.append(link.refused.popleft()[1])
@@ -256,9 +256,10 @@ class Wires:
             link.to_subscribe.append(names)
             link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
         elif link.to_subscribe:
-            names = link.to_subscribe.popleft()
-            link.to_send += self._adapter.subscribe(names, self._next_request)
-            link.asked[self._next_request] = names
+            names = [name for name in link.to_subscribe.popleft() if name in shard.streams]  # wanted still
+            if names:
+                link.to_send += self._adapter.subscribe(names, self._next_request)
+                link.asked[self._next_request] = names
         self._next_request += 1
 
     def _send(self, connection: Connection, payload: bytes) -> None:

@@ -194,6 +194,21 @@ def test_a_refusal_of_what_is_wanted_no_more_is_passed_over(made: Callable[..., 
     assert [(record.channel, record.symbol) for record in line.of("gap")] == [("trade", symbol)]
 
 
+def test_what_was_refused_and_is_wanted_no_more_is_not_asked_for_again(made: Callable[..., Line]) -> None:
+    """Who takes a wrong symbol out of the configuration would see it subscribed if it came to be listed just then."""
+    line = made(symbols=("S1", "S2"), channels=("trade",), idle_timeout_s=60.0)
+    line.until(1)
+    for _ in range(3):  # both together, then each
+        line.tick(0.3)
+        line.says({"code": 2, "msg": "Invalid request", "id": line.asked()[-1]["id"]})
+    line.wires.carry([{"s2@trade": ("trade", "S2")}])
+    for _ in range(5):
+        line.tick(14.0)
+        line.says({"data": {"e": "odd"}})
+    asked = [(each["method"], *each["params"]) for each in line.asked()[3:]]
+    assert asked == [("UNSUBSCRIBE", "s1@trade"), ("SUBSCRIBE", "s2@trade")]
+
+
 def test_a_refused_batch_is_a_gap_of_each_stream_and_holds_up_no_other(made: Callable[..., Line]) -> None:
     """Its halves are asked for at once: a minute later each time, one bad name kept the others out for many."""
     line = made(idle_timeout_s=60.0)
