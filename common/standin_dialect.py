@@ -25,9 +25,9 @@ class Rate:
         self._count, self._seconds = count, seconds
         self._times: deque[float] = deque()
 
-    def is_over(self, now: float) -> bool:
-        """Count one more; whether that is too many."""
-        self._times.append(now)
+    def is_over(self, now: float, weight: int = 1) -> bool:
+        """Count one more, or so many; whether that is too many."""
+        self._times.extend([now] * weight)
         while self._times[0] <= now - self._seconds:
             self._times.popleft()
         return len(self._times) > self._count
@@ -81,10 +81,11 @@ class Dialect(Protocol):
     # these may be left out
     MESSAGES_TOGETHER: bool  # frames of all connections are counted as one: there is one address here
     CONNECTS: tuple[int, float] | None  # so many new connections in so many seconds; more are answered 429
-    REQUESTS: tuple[int, float] | None  # so many over REST in so many seconds; more are answered 429
+    REQUESTS: tuple[int, float] | None  # such a weight over REST in so many seconds; more is answered 429
     LIFETIME_S: float | None  # of a connection: then it is ended
     SHUTDOWN: bytes | None  # what tells that the server goes down
 
+    def weight(self, path: str, query: dict[str, str]) -> int: ...  # of a request over REST
     def book(self, snapshot: Snapshot) -> bytes: ...  # the body of the REST answer that brings this book
 
 
@@ -92,6 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "MESSAGES_TOGETHER": False,
     "CONNECTS": None,
     "REQUESTS": None,
+    "weight": lambda _path, _query: 1,
     "LIFETIME_S": None,
     "SHUTDOWN": None,
     "book": None,

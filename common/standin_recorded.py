@@ -153,7 +153,8 @@ class RecordedStandin(StandinServer[Session]):
     # REST
 
     async def request(self, path: str, params: dict[str, str]) -> Answer:
-        if self._asked is not None and self._asked.is_over(self.now_ms() / 1000):
+        weight = self._dialect.weight(path, params)
+        if self._asked is not None and self._asked.is_over(self.now_ms() / 1000, weight):
             return Answer(429, b"", {"Retry-After": "1"})
         status, body = self._dialect.rest(path, params, self._recorded)
         answer = Answer(status, self._as_now(path, params, body) if status == 200 else body)

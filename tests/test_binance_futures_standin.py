@@ -7,9 +7,10 @@ import pytest
 
 from common import exchanges
 from common.adapter import Adapter
-from common.events import Snapshot
+from common.events import Action, Snapshot
 from common.exchanges import binance_futures_standin as standin
 from common.standin_dialect import RefusedError
+from common.standin_server import split
 
 USDM, COINM = (cast(Adapter, exchanges.get(name)) for name in ("binance-usdm", "binance-coinm"))
 KNOWN = {"BTCUSDT", "BTCUSD_PERP"}
@@ -35,6 +36,17 @@ def test_the_stand_in_agrees_to_a_stream_of_the_other_address_and_stays_silent()
     assert orjson.loads(coin.answer(b"no")[0])["code"] == 3
     with pytest.raises(RefusedError):
         coin.answer(COINM.subscribe([f"s{number}@trade" for number in range(1025)], 3)[0])
+
+
+@pytest.mark.parametrize("adapter", [USDM, COINM], ids=lambda adapter: adapter.NAME)
+@pytest.mark.parametrize("depth", [1, 20, 50, 51, 500, 1000])
+def test_requests_weigh_what_the_exchange_counts(adapter: Adapter, depth: int) -> None:
+    kinds = [Action("snapshot", "book", "BTCUSDT"), Action("backfill", "agg_trade", "BTCUSDT", 7)]
+    kinds.append(Action("poll", "open_interest", "BTCUSDT"))
+    for asked in (*(adapter.request(kind, depth) for kind in kinds), adapter.instruments_request(["BTCUSDT"])):
+        path, query = split(asked.path)
+        assert asked.weight == standin.weight(path, query), path
+        assert standin.rest(path, query, {})[0] != 404 and b"-1130" not in standin.rest(path, query, {})[1]
 
 
 def test_the_stand_in_answers_with_what_was_recorded() -> None:

@@ -20,13 +20,14 @@ from .binance_futures import route
 
 MESSAGES_PER_S = 10.0
 LIFETIME_S = 86_400.0
+REQUESTS = 2400, 60.0
 POLICY_VIOLATION = 1008
 COIN_STREAMS_MAX = 200
 """Of one connection; USD-M's are bounded as those of spot are."""
 
 _COIN = re.compile(r"[^@]+usd_(perp|\d{6})@")
 _UNKNOWN_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
-_DEPTHS = ("5", "10", "20", "50", "100", "500", "1000")
+_DEPTHS = {"5": 2, "10": 2, "20": 2, "50": 2, "100": 5, "500": 10, "1000": 20}  # that can be asked for, and weights
 _BAD_LIMIT = b'{"code":-1130,"msg":"Data sent for parameter \'limit\' is not valid."}'
 _UNKNOWN_PATH = b'{"code":-5000,"msg":"Path is invalid"}'
 
@@ -77,6 +78,13 @@ class Session:
 
 def pack(payload: bytes) -> bytes | None:
     return None  # all is text
+
+
+def weight(path: str, query: dict[str, str]) -> int:
+    """Of a request over REST; books as deep as there are none weigh what the deepest do."""
+    if path.endswith("/depth"):
+        return _DEPTHS.get(query.get("limit", "500"), 20)
+    return 20 if path.endswith("/aggTrades") else 1
 
 
 def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]:
