@@ -26,6 +26,7 @@ from .grid import Interval
 from .observed import Observed
 from .progress import Progress
 from .slices import Query, pages
+from .spelling import spelled
 from .times import parse_interval
 from .transport import Transport
 
@@ -165,12 +166,15 @@ class _Past:
         if found is None:
             raise BadRequestError(f"this is made of {' or '.join(channels)}, but the slice is of {', '.join(asked)}")
         self.channel, self.start, self.by = found, queries[0].start, queries[0].by
-        self.symbols = [(query.exchange, symbol) for query in queries for symbol in query.symbols]
         self.end = queries[0].end  # None where the archive does not reach it yet
         afters: dict[str, int] = {}  # by exchange, the number before the slice's first record
         self.observed = Observed(found, self.start, afters, keep_all=True)
         self._transport, self._afters, self._progress = transport, afters, progress
-        self._queries = [replace(query, channels=(found,), snapshot=True) for query in queries]
+        self._queries = [
+            replace(query, channels=(found,), symbols=spelled(transport, query.exchange, query.symbols), snapshot=True)
+            for query in queries
+        ]
+        self.symbols = [(query.exchange, symbol) for query in self._queries for symbol in query.symbols]
 
     def through(self, machine: Bars | BookSnapshots) -> list[Any]:
         """All rows that a machine makes of the events."""

@@ -83,6 +83,8 @@ def test_a_pipeline_of_patterns_records_what_they_mean_and_is_asked_by_unified_n
         assert {event["symbol"] for event in client.slice("binance", "ETH-USDT", "trade")} == {"ETHUSDT"}
         until(lambda: list(client.slice("binance", "BTCUSDT", "trade")), "trades are archived")
         assert {event["symbol"] for event in client.slice("binance", "*-USDT", "trade")} == {"BTCUSDT", "ETHUSDT"}
+        bars = client.slice("binance", "*-USDT", "trade").bars("1s").rows()
+        assert {bar.symbol for bar in bars} == {"BTCUSDT", "ETHUSDT"}
         assert client.symbols("binance", ["ETH-*", "*"]) == ["ETHUSDT", "BTCUSDT"]
         with pytest.raises(BadRequestError, match="means 2 symbols: ask for fewer"):
             client.book("binance", "*-USDT")
