@@ -3,7 +3,7 @@
     python -m benchmarks.history [--files 10000] [--megabytes 150] [--codec zstd]
 
 An archive with many sealed files is written first: most of them small, one hour dense as a recorded one of a busy
-market (120 records/s, ten of them deltas of 40 levels), with a checkpoint every five minutes. Then the real server is
+market (120 records/s, ten of them deltas of 40 levels), with checkpoints as a feed writes them. Then the real server is
 asked: small slices, the very first one too, books, raw slices, parts of a large table.
 """
 
@@ -30,6 +30,8 @@ from common.disk import AppendFile, Disk
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.record import decode, encode
+from common.recorder import CHECKPOINT_BYTES
+from common.schedule import Weights
 from common.sealing import Tables, seal
 
 HOUR_NS = 3600 * 10**9
@@ -59,7 +61,7 @@ class Writer:
         self.disk, self.storage, self.codec = QuickDisk(), storage, codec
         self.archive = ArchiveWriter(self.disk, storage / "binance", boot_id=boot_id(), rotate_min_bytes=1)
         self.archive.open(None)
-        self.normaliser = Normaliser(exchanges.get("binance"))
+        self.normaliser, self.weights = Normaliser(exchanges.get("binance")), Weights(CHECKPOINT_BYTES)
         self.seq, self.now, self.ids = 999_999, BEGIN_NS, 1000
         self.archive.hole(1_000_000, 0)
         subscriptions = {"symbols": [SYMBOL], "channels": ["trade", "book"]}
@@ -75,6 +77,10 @@ class Writer:
         line = encode(self.seq, self.now, kind, channel=channel, symbol=symbol, payload=payload, **more)
         self.archive.take([line])
         self.normaliser.messages(decode(line))
+        if kind == "checkpoint":
+            self.weights.checkpoint(SYMBOL, len(payload))
+        else:
+            self.weights.add(SYMBOL, len(payload))
 
     def trade(self) -> None:
         data = {
@@ -103,11 +109,11 @@ class Writer:
         self.record("in", "book", orjson.dumps({"stream": "btcusdt@depth", "data": data}), conn=1)
 
     def hour(self, count: int) -> None:
-        """The next hour's records, a checkpoint every five minutes."""
+        """The next hour's records, a checkpoint every five minutes and where much was written since the last."""
         begin = self.now // HOUR_NS * HOUR_NS + HOUR_NS
         for index in range(count):
             self.now = begin + index * HOUR_NS // count
-            if index % max(1, count // 12) == 0:
+            if index % max(1, count // 12) == 0 or self.weights.heavy:
                 self.record("checkpoint", None, self.normaliser.checkpoint(SYMBOL))
             (self.delta if index % 12 == 0 else self.trade)()
 

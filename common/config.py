@@ -48,6 +48,8 @@ class FeedConfig:
     checkpoint_s: int = 300
     """Seconds between two checkpoints of one symbol: history replays that much at most. A book of 5,000 levels a side
     takes 0.3 MB of the journal each time, and 50 KB of the archive."""
+    checkpoint_bytes: int = 2 * 1024**2
+    """Bytes of one symbol's frames, about, after which its next checkpoint comes sooner; at least 16 times its own."""
     heartbeat_interval_s: float = 1.0
     """Seconds between two heartbeats of one symbol."""
     max_frame_bytes: int = 64 * 1024**2

@@ -13,6 +13,10 @@ from .adapter import Adapter, version
 from .events import HEARTBEAT, Snapshot, Update, topic
 from .normaliser import Normaliser, Work
 from .record import DATA, FORMAT, Record, decode, encode, is_plain, payload_part
+from .schedule import Weights
+
+CHECKPOINT_BYTES = 2 * 1024**2
+"""What is written of one symbol between two checkpoints, about."""
 
 
 class Log(Protocol):
@@ -36,11 +40,13 @@ class Recorder:
         journal: Log,
         publish_records: Callable[[bytes], None],
         publish_event: Callable[[bytes], None],
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
     ) -> None:
         self.next = journal.next  # the number of the next record; behind the journal's while the disk is full
         self.published = journal.next - 1  # everything up to here was published
         self.backlog_bytes = 0
         self.unknown: Counter[str] = Counter()  # frames not understood, by sort
+        self.weights = Weights(checkpoint_bytes)
         self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
         self._publish_records, self._publish_event = publish_records, publish_event
         self._backlog: deque[list[bytes]] = deque()  # lines alone: decoded, they would take several times the room
@@ -53,6 +59,7 @@ class Recorder:
     def file_under(self, places: Collection[tuple[str, str]]) -> None:
         """Frames of these channels and symbols get files of their own; all others lie with those of no symbol."""
         self._places = {}
+        self.weights.keep({symbol for _, symbol in places})
         for channel, symbol in places:
             for each in self._merged if channel in self._merged else (channel,):
                 self._places[each, symbol] = _place(channel, symbol)
@@ -66,8 +73,7 @@ class Recorder:
 
         `sort` is what their heads say of frames that were not plain text.
         """
-        lines, others = list[bytes](), list[Any]()
-        works: list[Work | None] = []
+        lines, others, works = list[bytes](), list[Any](), list[Work | None]()
         seq, parse, place_of, count = self.next, self._adapter.parse, self._places.get, self._count
         loads, is_exact = self._adapter.loads, self._adapter.loads is not orjson.loads
         for ts, payloads in runs:
@@ -98,9 +104,17 @@ class Recorder:
                     place, payload = place[: -len(DATA)], payload_part(payload, is_json=True)[:-2]
                 lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
                 seq += 1
+            self._weigh(works, payloads)
         self.next = seq
         self._commit(lines, works)
         return others
+
+    def _weigh(self, works: list[Work | None], payloads: list[bytes]) -> None:
+        """Count what was read for the symbol of its last frame: in the long run each gets its share so."""
+        said: Any = works[-1][3] if works and type(works[-1]) is tuple else None
+        said = said[0] if type(said) is list and said else said
+        if type(said) is Update and said[:2] in self._places:
+            self.weights.add(said.symbol, sum(map(len, payloads)))
 
     def closed(self, conn: int) -> None:
         """A connection is no more: nothing of it will be counted."""
@@ -142,6 +156,8 @@ class Recorder:
         payload: bytes | None = None,
     ) -> int:
         """Record anything else that happened; returns its number."""
+        if kind == "checkpoint" and symbol is not None:
+            self.weights.checkpoint(symbol, len(payload or b""))
         seq = self.next
         line = encode(seq, ts, kind, conn=conn, channel=channel, symbol=symbol, head=head, payload=payload)
         self.next += 1
@@ -156,6 +172,7 @@ class Recorder:
             if (head := self._told.get((channel, symbol))) is None:
                 head = self._told[channel, symbol] = _place(channel, symbol)
             lines.append(b'{"seq":%d,"ts_recv":%d,"kind":"event"%b%b}\n' % (seq, ts, head, payload))
+            self.weights.add(symbol, len(payload))
             works.append(Record(seq, ts, "event", None, channel, symbol, {}, payload))
         self.next += len(lines)
         self._commit(lines, works)

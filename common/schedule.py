@@ -1,6 +1,6 @@
 """When checkpoints and heartbeats are due, spread out over the symbols. Told the time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 
 class Heartbeats:
@@ -44,6 +44,41 @@ class Checkpoints:
 
     def _period(self, now: float, offset: float) -> int:
         return int((now - offset) // self._interval_s)
+
+
+class Weights:
+    """How much was written of each symbol since its last checkpoint: `heavy` are those of which much was.
+
+    What history has to replay is bounded so, in a busy market too. A checkpoint that is large itself waits for more:
+    at most a share of a log is checkpoints.
+    """
+
+    SHARE = 1 / 16
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.heavy: dict[str, None] = {}
+        self._limit = limit_bytes
+        self._limits: dict[str, int] = {}  # of symbols whose checkpoint is large
+        self._written: dict[str, int] = {}
+
+    def add(self, symbol: str, size: int) -> None:
+        size += self._written.get(symbol, 0)
+        self._written[symbol] = size
+        if size >= self._limit and size >= self._limits.get(symbol, 0):
+            self.heavy[symbol] = None
+
+    def keep(self, symbols: Set[str]) -> None:
+        """Forget all others."""
+        for symbol in self._written.keys() - symbols:
+            del self._written[symbol]
+            self._limits.pop(symbol, None)
+            self.heavy.pop(symbol, None)
+
+    def checkpoint(self, symbol: str, size: int) -> None:
+        """One of so many bytes was written."""
+        self._written[symbol] = 0
+        self._limits[symbol] = int(size / self.SHARE)
+        self.heavy.pop(symbol, None)
 
 
 class Silence:

@@ -144,8 +144,9 @@ class Feed:
             raise ConfigError(str(error)) from None
         debt = owed(self._disk, directory, self._adapter, opened.facts)
         self._recorder = Recorder(
-            self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send
-        )  # the events' socket without pyzmq's conveniences: half the time of a send
+            self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send,
+            self._settings.checkpoint_bytes,
+        )  # fmt: skip  # the events' socket without pyzmq's conveniences: half the time of a send
         self._keeper = JournalKeeper(self._disk, self._journal, self._recorder, exchange_dir)
         subscriptions = {"symbols": list(settings.symbols), "channels": list(settings.channels)}
         self._run_seq = record_start(self._recorder, self._adapter, self._stamp(), opened, subscriptions, debt)
@@ -255,7 +256,7 @@ class Feed:
             self._wait_for_room()
         for symbol in self._heartbeats.due(now):
             self._heartbeat(symbol)
-        for symbol in self._checkpoints.due(time.time()):
+        for symbol in [*self._checkpoints.due(time.time()), *self._recorder.weights.heavy]:
             self._checkpoint(symbol)
 
     def _keep_house(self, now: float) -> None:

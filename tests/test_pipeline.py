@@ -104,6 +104,28 @@ def test_the_book_of_the_events_equals_a_naive_readers_at_every_checkpoint(make,
     assert all(count >= 3 for count in compared.values()), compared
 
 
+def test_checkpoints_come_sooner_where_much_is_written(make, live) -> None:
+    pipeline = make("--recording", BTC, ETH, "--speed", "90", "--start-after", 6)
+    subscriber = live(pipeline)
+    feed = "TRADE_ARCHIVIST_FEED__BINANCE__CHECKPOINT_"
+    settings = {f"{feed}S": "300", f"{feed}BYTES": "1", "TRADE_ARCHIVIST_ARCHIVE__ROTATE_S": "3600"}
+    pipeline.start(**settings)
+    wait_ended(pipeline)
+    pipeline.stop()
+    records = archived(pipeline.exchange_dir)
+    written, sizes = dict.fromkeys(("BTCUSDT", "ETHUSDT"), 0), []
+    for record in records:
+        if record.kind == "in" and record.symbol in written:
+            written[record.symbol] += len(record.payload or b"")
+        elif record.kind == "checkpoint" and record.symbol in written:
+            sizes.append((written[record.symbol], len(record.payload or b"")))
+            written[record.symbol] = 0
+    before = sum(size for size, _ in sizes)
+    assert len(sizes) > 4
+    assert sum(size for _, size in sizes[:-2]) < before / 8, "they are a small part of all, however low the limit"
+    assert_live_equals_archive(subscriber, records, pipeline.exchange_dir)
+
+
 def test_a_dropped_delta_gives_one_gap_and_a_new_sync_of_that_symbol_alone(make, live) -> None:
     pipeline = make(
         "--recording",

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schedule import Checkpoints, Heartbeats, Silence
+from common.schedule import Checkpoints, Heartbeats, Silence, Weights
 
 SYMBOLS = [f"S{number}" for number in range(9)]
 ALL = {None, *SYMBOLS}
@@ -76,6 +76,37 @@ def test_a_short_period_is_spread_over_its_first_half() -> None:
     found = [(tick, symbol) for tick in range(40) for symbol in checkpoints.due(HOUR + tick / 10)]
     assert {symbol for tick, symbol in found if 20 <= tick <= 30} == ALL
     assert max(tick for tick, _ in found) <= 30
+
+
+def test_a_symbol_is_heavy_from_its_limit_on_until_its_checkpoint() -> None:
+    weights = Weights(100)
+    for symbol in ("A", "B", "A"):
+        weights.add(symbol, 49)
+    assert not weights.heavy
+    weights.add("A", 2)
+    assert list(weights.heavy) == ["A"]
+    weights.checkpoint("A", 5)
+    weights.add("A", 99)
+    assert not weights.heavy
+
+
+def test_a_large_checkpoint_waits_until_it_is_a_sixteenth_of_what_was_written() -> None:
+    weights = Weights(100)
+    weights.checkpoint("A", 50)
+    weights.add("A", 799)
+    assert not weights.heavy
+    weights.add("A", 1)
+    assert list(weights.heavy) == ["A"]
+
+
+def test_a_symbol_that_is_carried_no_more_is_forgotten() -> None:
+    weights = Weights(100)
+    weights.add("A", 100)
+    weights.add("B", 100)
+    weights.keep({"B", "C"})
+    assert list(weights.heavy) == ["B"]
+    weights.add("A", 99)
+    assert list(weights.heavy) == ["B"]
 
 
 def test_silence_is_told_once_then_after_a_doubled_wait_and_anew_after_a_word() -> None:
