@@ -4,8 +4,8 @@
 
 Each frame carries the time at which it was sent; the subscriber subtracts. Journal, records and events are on. The
 plain loop (that of feed_speed) does nothing but receive, decode and publish: what it takes, the machine takes. At a low
-rate that is mostly the waking of sleeping threads: with busy_poll the feed does not sleep, and in the last line the
-subscriber does not either. With --awake no core falls asleep, as with the kernel's idle=poll: what is left is the work.
+rate that is mostly the waking of sleeping threads: with busy_poll the feed does not sleep nor, as root, any core, and
+in the last line the subscriber does not either. With --awake (as root) no core sleeps in any of the lines.
 """
 
 import argparse
@@ -15,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import orjson
@@ -24,6 +23,7 @@ import zmq
 
 from benchmarks.feed_speed import certificate
 from benchmarks.ports import free_port
+from common.process import cores_awake
 
 BUSY = {"TRADE_ARCHIVIST_FEED__BINANCE__BUSY_POLL": "true"}
 KINDS = {"plain loop": {}, "feed": {}, "feed, busy_poll": BUSY, "both polling": BUSY}
@@ -83,28 +83,16 @@ def polled(subscriber: zmq.Socket[bytes]) -> bytes:
             os.sched_yield()
 
 
-@contextmanager
-def cores_awake() -> Iterator[None]:
-    """On each core a process that runs when nobody else wants to: waking a thread there takes no interrupt."""
-    code = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); "
-    code += "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
-    idlers = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in sorted(os.sched_getaffinity(0))]
-    try:
-        yield
-    finally:
-        for idler in idlers:
-            idler.kill()
-            idler.wait()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rates", default="200,5000")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--tls", action="store_true")
-    parser.add_argument("--awake", action="store_true", help="keep each core from falling asleep meanwhile")
+    parser.add_argument("--awake", action="store_true", help="as root: keep the cores from falling asleep meanwhile")
     args = parser.parse_args()
-    with cores_awake() if args.awake else nullcontext():
+    with cores_awake() if args.awake else nullcontext() as error:
+        if error is not None:
+            print(f"the cores may fall asleep: {error}")
         measure([int(rate) for rate in args.rates.split(",")], args.seconds, args.tls)
 
 

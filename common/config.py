@@ -44,7 +44,8 @@ class FeedConfig:
     fsync_interval_s: float = 1.0
     """Seconds of records that a power loss may take."""
     busy_poll: bool = False
-    """Never sleep between two frames: less latency, for a whole core (that others may have when they want it)."""
+    """Never sleep between two frames, nor (run as root) let any core: less latency, for a core that others get only
+    when they want it, and for the current that awake cores take."""
     checkpoint_s: int = 300
     """Seconds between two checkpoints of one symbol: history replays that much at most. A book of 5,000 levels a side
     takes 0.3 MB of the journal each time, and 50 KB of the archive."""

@@ -23,6 +23,8 @@ CRASH_PAUSE_S = 1.0
 SUPERVISOR_VARIABLE = "TRADE_ARCHIVIST_SUPERVISOR"
 """Names the environment variable that tells the supervisor: its process id, or the file that holds it."""
 
+LATENCY_DEVICE = "/dev/cpu_dma_latency"
+
 LOCK_WAIT_S = 3.0
 """How long a start waits for a lock: an orphan of a killed supervisor ends within one second."""
 
@@ -61,6 +63,21 @@ def keep_freed_memory(size: int) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, size)
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX)
+
+
+@contextlib.contextmanager
+def cores_awake() -> Iterator[OSError | None]:
+    """Keep the cores from falling asleep while the block runs (Linux's PM QoS); gives why that cannot be, if so."""
+    try:
+        file = os.open(LATENCY_DEVICE, os.O_WRONLY)
+    except OSError as error:
+        yield error
+        return
+    try:
+        os.write(file, bytes(4))  # µs to wake up in, as an integer of 32 bits; it holds as long as the file is open
+        yield None
+    finally:
+        os.close(file)
 
 
 def setup_logging(level: str = "INFO") -> None:

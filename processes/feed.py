@@ -44,7 +44,7 @@ from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
-from common.process import ConfigError, LockedError, Parent, boot_id, lock, run_service, setup_logging
+from common.process import ConfigError, LockedError, Parent, boot_id, cores_awake, lock, run_service, setup_logging
 from common.recorder import Recorder
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
@@ -90,6 +90,8 @@ class Feed:
                 return
             self._begin(directory)
             signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloads", True))
+            if self._settings.busy_poll and (error := stack.enter_context(cores_awake())) is not None:
+                log.info("%s busy_poll: cores may fall asleep (as root they would not): %s", self._exchange, error)
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
             try:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.process import EXIT_CONFIG, EXIT_CRASH, LockedError, Parent, lock
+from common import process
+from common.process import EXIT_CONFIG, EXIT_CRASH, LockedError, Parent, cores_awake, lock
 from tests.test_archive import DEADLINE_S, ROOT, eventually, free_ports
 
 
@@ -80,3 +81,26 @@ def test_feed_when_it_cannot_bind_then_tells_whether_trying_again_may_help(
             _, told = feed.communicate(timeout=DEADLINE_S)
     assert feed.returncode == code
     assert re.fullmatch(r"feed: [^ ]+ cannot be bound \(.*\): give another with .*\n", told)
+
+
+def test_cores_are_kept_awake_while_the_block_runs_and_where_that_cannot_be_it_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "cpu_dma_latency"
+    monkeypatch.setattr(process, "LATENCY_DEVICE", str(device))
+    with cores_awake() as error:
+        assert isinstance(error, FileNotFoundError)
+    device.touch()
+    with cores_awake() as error:
+        assert error is None
+        assert device.read_bytes() == b"\0\0\0\0"
+        assert str(device) in open_files()
+    assert str(device) not in open_files()
+
+
+def open_files() -> set[str]:
+    """What this process has open, where the system tells."""
+    fds = Path("/proc/self/fd")
+    if not fds.exists():
+        pytest.skip("this system does not tell which files are open")
+    return {str(fd.readlink()) for fd in fds.iterdir() if fd.is_symlink()}
