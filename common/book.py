@@ -200,17 +200,17 @@ class BookSync:
 
     def steps(self, delta: Update) -> bool:
         """Take a delta that goes on from the one before, as nearly all do; False: it is not such a one, nor taken."""
-        last = self.id
-        if last is None or not self.linked or delta.fields["type"] == "snapshot":
+        before, (_, _, first, last, _, fields) = self.id, delta
+        if before is None or not self.linked or fields["type"] == "snapshot":
             return False
         rule, link = self.rule, self.rule.link
         if link == "exact":
-            if delta.first != last + 1:
+            if first != before + 1:
                 return False
-        elif link == "range" and (delta.first > last + 1 or delta.last <= last or delta.last < self.stream_last):
+        elif link == "range" and (first > before + 1 or last <= before or last < self.stream_last):
             return False
-        self.id = self.stream_last = delta.last
-        self.book.apply(delta.fields["bids"], delta.fields["asks"])
+        self.id = self.stream_last = last
+        self.book.apply(fields["bids"], fields["asks"])
         if rule.depth is not None:
             self.book.cut(rule.depth)
         return True

@@ -56,7 +56,9 @@ def digits(value: object) -> str:
 
 def maybe(value: object) -> str | None:
     """As `digits`, or None where nothing is told: null or an empty text."""
-    return None if value is None or value == "" else digits(value)
+    if type(value) is str:
+        return value or None
+    return None if value is None else digits(value)
 
 
 def whole(value: object) -> int:
@@ -82,16 +84,14 @@ def ns_of_iso(value: object) -> int:
     if type(value) is not str:
         raise TypeError
     second, fraction = _second_of_iso(value[:20]), value[20:-1]
-    if not fraction:
-        if value[19:] != "Z":
-            raise ValueError
-        return second
-    if value[-1] != "Z" or value[19] != "." or not fraction.isdecimal() or len(fraction) > 9:
+    if fraction.isdecimal() and value[-1] == "Z" and value[19] == ".":
+        return second + int(fraction) * _SCALES[len(fraction)]
+    if value[19:] != "Z":
         raise ValueError
-    return second + int(fraction) * _SCALES[len(fraction)]
+    return second
 
 
-_SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
+_SCALES: dict[int, int] = {digits: 10 ** (9 - digits) for digits in range(1, 10)}
 
 
 @lru_cache(64)  # events come in the order of their times: most are of the second of the one before

@@ -213,7 +213,7 @@ def _levels(value: list[dict[str, Any]]) -> list[list[str]]:
         price, amount = level["price"], level["qty"]
         if type(price) is not str or type(amount) is not str:
             price, amount = digits(price), digits(amount)
-        if not float(price) >= 0:
+        if not (price.replace(".", "", 1).isdecimal() or float(price) >= 0):
             raise ValueError
         found.append([price, amount])
     return found
@@ -265,7 +265,7 @@ def _number(value: object) -> str:
     """A price or an amount with its digits, surely a number: books are put in order by it."""
     if type(value) is not str:
         value = digits(value)
-    if not (value.replace(".", "", 1).isdecimal() or float(value) >= 0):  # the first is true of nearly all, and quick
+    if not (value.replace(".", "", 1).isdecimal() or float(value) >= 0):  # the first, quick, is true of nearly all
         raise ValueError
     return value
 

@@ -234,7 +234,10 @@ def _ticker(_message: Any, _arg: Any, data: Any) -> list[Update]:
     quote = {name: maybe(data[key]) for name, key in _QUOTE_FIELDS}
     ticker = {name: maybe(data[key]) for name, key in _TICKER_FIELDS}
     ticker["quote_volume"] = maybe(data["volCcy24h"]) if data["instType"] == SPOT else None
-    return [Update("quote", symbol, time, time, time, quote), Update("ticker", symbol, time, time, time, ticker)]
+    return [
+        _update(Update, ("quote", symbol, time, time, time, quote)),
+        _update(Update, ("ticker", symbol, time, time, time, ticker)),
+    ]
 
 
 _QUOTE_FIELDS = (("bid_price", "bidPx"), ("bid_amount", "bidSz"), ("ask_price", "askPx"), ("ask_amount", "askSz"))
