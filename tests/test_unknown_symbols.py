@@ -110,7 +110,7 @@ def test_a_wrong_symbol_costs_itself_alone_for_an_hour(
     assert hour.streams() == wanted and len(made.of("open")) == count and not made.of("close")
     refused = {record.symbol for record in made.of("gap") if b"refused" in (record.payload or b"")}
     if exchange in SILENT:
-        assert not refused and not caplog.text
+        assert not refused and not [each for each in caplog.records if each.levelno >= logging.WARNING]
         return
     assert refused >= set(unknown)
     assert {line.split()[1] for line in caplog.messages if " refused: " in line} == wrong

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from common.standin_dialect import Rate
 from common.wires import Wires
 from tests.test_connection import TEXT, frame
 
+DEADLINE_S = 60.0
 SYMBOLS = tuple(f"S{number}" for number in range(120))
 
 
@@ -70,7 +72,9 @@ class Line:
             self.wires.tick(self.now)
 
     def until(self, count: int) -> None:
+        deadline = time.monotonic() + DEADLINE_S
         while len(self.of("open")) < count:  # made in a helper thread
+            assert time.monotonic() < deadline, f"{len(self.of('open'))} connections, not {count}"
             self.wires.tick(self.now)
 
     def says(self, message: Any, place: int = -1) -> None:
