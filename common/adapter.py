@@ -94,13 +94,18 @@ def understood(entries: Iterable[Any], read: Callable[[Any], T | None]) -> list[
     return found
 
 
-def statuses(entries: Iterable[Any], read: Callable[[Any], tuple[str, str] | None]) -> dict[str, str]:
+def statuses(entries: Callable[[], Iterable[Any]], read: Callable[[Any], tuple[str, str] | None]) -> dict[str, str]:
     """The status of each symbol of a list of instruments, as `read` tells both of an entry; None: it is not wanted.
 
-    An entry that is not as documented stands there by its own text, as trading: so it is told of.
+    An entry that is not as documented stands there by its own text, as trading: so it is told of. Empty where
+    `entries` fails: the answer is none.
     """
     found: dict[str, str] = {}
-    for entry in entries:
+    try:
+        listed = list(entries())
+    except FAULTS:
+        return found
+    for entry in listed:
         try:
             told = read(entry)
         except FAULTS:

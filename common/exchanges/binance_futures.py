@@ -200,10 +200,7 @@ def _instruments_request(root: str, symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `exchangeInfo` answer with its status; empty where it cannot be read."""
-    try:
-        return statuses(orjson.loads(body)["symbols"], _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body)["symbols"], _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

@@ -122,10 +122,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of a `markets` answer with its status; empty where it cannot be read."""
-    try:
-        return statuses(orjson.loads(body), _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body), _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

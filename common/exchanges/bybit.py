@@ -282,10 +282,7 @@ def _instruments_request(category: str, symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `instruments-info` answer with its status; empty where it cannot be read."""
-    try:
-        return statuses(orjson.loads(body)["result"]["list"], _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body)["result"]["list"], _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

@@ -234,10 +234,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product of a `products` answer with its status, TRADING where it trades; empty where it cannot be read."""
-    try:
-        return statuses(orjson.loads(body), _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body), _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

@@ -233,10 +233,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each product with its status, TRADING where it trades; empty where it cannot be read."""
-    try:
-        return statuses(orjson.loads(body)["products"], _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body)["products"], _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

@@ -300,10 +300,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 
 def trading_symbols(body: bytes) -> dict[str, str]:
-    try:
-        return statuses(orjson.loads(body)["data"], _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body)["data"], _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:

@@ -288,10 +288,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 def trading_symbols(body: bytes) -> dict[str, str]:
     """Each symbol of an `AssetPairs` answer with its status; empty where it cannot be read."""
-    try:
-        return statuses(loads_exact(body)["result"].values(), _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: loads_exact(body)["result"].values(), _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str] | None:

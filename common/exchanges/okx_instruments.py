@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from ..adapter import FAULTS, statuses
+from ..adapter import statuses
 from ..events import Request, Update, instrument
 from ..fields import digits, maybe, ns_of_ms, text
 
@@ -58,10 +58,7 @@ def instruments_request(symbols: list[str]) -> Request:
 
 
 def trading_symbols(body: bytes) -> dict[str, str]:
-    try:
-        return statuses(orjson.loads(body)["data"], _trading)
-    except FAULTS:
-        return {}
+    return statuses(lambda: orjson.loads(body)["data"], _trading)
 
 
 def _trading(entry: Any) -> tuple[str, str]:
