@@ -209,10 +209,10 @@ class BookSync:
                 return False
         elif link == "range" and (first > before + 1 or last <= before or last < self.stream_last):
             return False
-        self.id = self.stream_last = last
         self.book.apply(fields["bids"], fields["asks"])
         if rule.depth is not None:
             self.book.cut(rule.depth)
+        self.id = self.stream_last = last
         return True
 
     def agrees(self, fields: dict[str, Any]) -> bool:

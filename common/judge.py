@@ -89,6 +89,7 @@ class Judge:
                 self._out.emit(state, topic, update.ts_event, fields)
             else:
                 self.lose_book(state, topic, "checksum")
+                sync.delta(update)  # as the first of a book that is to come: the short way does so too
         if sync.id is None and not sync.asked:
             self.ask_snapshot(state)
 

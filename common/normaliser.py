@@ -160,8 +160,8 @@ class Normaliser:
         topic = state.channels.get(channel) if state is not None else None
         if topic is None or state is None or not topic.plain or topic.conn != conn or not fields:
             return None
-        if channel in self._dense and first - 1 != topic.id:
-            return None
+        if (channel in self._dense and first - 1 != topic.id) or (topic.shares and last == topic.id):
+            return None  # not the next one, or one more of an id, which joins those that are remembered
         if channel == "book":
             if not state.sync.steps(update):
                 return None
@@ -170,7 +170,7 @@ class Normaliser:
                 self._judge.lose_book(state, topic, "checksum")
                 return None
         topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, 0, ts_recv
-        topic.latest = fields
+        topic.latest = update
         return topic
 
     def _all_go_on(self, seq: int, ts_recv: int, conn: int, updates: list[Update]) -> list[bytes] | None:
@@ -184,14 +184,16 @@ class Normaliser:
             topic = state.channels.get(channel) if state is not None else None
             if topic is None or not topic.plain or topic.conn != conn or not fields or channel == "book":
                 return None
-            if channel in self._dense and first - 1 != topics.get(topic, topic.id):
+            before = topics.get(topic, topic.id)
+            if (channel in self._dense and first - 1 != before) or (topic.shares and last == topic.id):
                 return None
             topics[topic] = last
         of = len(updates) if len(topics) == 1 else 1
         if len(topics) * of != len(updates):
             return None
-        for topic, last in topics.items():
+        for (topic, last), update in zip(topics.items(), updates, strict=False):
             topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, of - 1, ts_recv
+            topic.latest = update if of == 1 else updates
         dumps = orjson.dumps
         if of == 1:
             found = sorted(zip((each.prefix for each in topics), topics, updates, strict=True))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from .book import BookRule, BookSync
@@ -77,7 +78,7 @@ class Topic:
         self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
         self.shares = False  # several updates may bear one id
         self.told: deque[dict[str, Any]] = deque(maxlen=TOLD_MAX)  # then: of `id`, and not by the other one too
-        self.latest: dict[str, Any] | None = None  # instead of `told`, where the last event was plain
+        self.latest: Update | list[Update] | None = None  # of a plain record: `told` when it is needed
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
         self.merged: dict[str, Any] | None = None  # the last fields, of a channel whose frames name what has changed
 
@@ -145,8 +146,10 @@ class Topic:
 
     def _remembered(self) -> deque[dict[str, Any]]:
         if self.latest is not None:
+            updates = (self.latest,) if isinstance(self.latest, Update) else self.latest
             self.told.clear()
-            self.told.append(self.latest)
+            of_id = takewhile(lambda each: each.last == self.id, reversed(updates))
+            self.told.extendleft(each.fields for each in of_id)
             self.latest = None
         return self.told
 

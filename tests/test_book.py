@@ -1,9 +1,11 @@
 """A book that keeps its prices in order is the same book as one that sorts them when asked."""
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.book import Book, BookRule, BookSync, RankedBook
+from common.book import BEST, Book, BookRule, BookSync, RankedBook
 from common.events import Update
 
 PRICES = st.sampled_from(["1", "1.0", "1.00", "0.5", "9", "10", "10.5", "100", "2e-3", "0.002", "3", "4", "5", "6"])
@@ -31,6 +33,25 @@ def test_a_ranked_book_holds_what_a_plain_one_does_in_the_order_of_its_prices(
             assert sorted(prices) == sorted(side) and sorted(ranks := [sign * float(p) for p in prices]) == ranks
         floats = [[float(price) for price, _ in side] for side in plain.top(3)]
         assert floats == [[float(price) for price, _ in side] for side in ranked.top(3)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32), st.integers(5, 40))
+def test_what_a_check_made_of_the_best_stands_only_while_they_do(seed: int, depth: int) -> None:
+    random, book = Random(seed), RankedBook()
+
+    def levels() -> list[tuple[str, str]]:
+        prices = ("%d", "%d.0", "%d.00")  # one price, written in several ways
+        return [
+            (random.choice(prices) % random.randint(1, 20), random.choice("012")) for _ in range(random.randint(0, 3))
+        ]
+
+    for _ in range(60):
+        book.apply(levels(), levels())
+        book.cut(depth)
+        bids, asks = (repr(side).encode() for side in book.top(BEST))
+        assert book.best_bids in (None, bids) and book.best_asks in (None, asks)
+        book.best_bids, book.best_asks = bids, asks
 
 
 def test_a_book_is_ranked_where_its_rule_has_a_depth_or_a_check_and_after_a_checkpoint_too() -> None:
