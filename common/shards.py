@@ -35,9 +35,30 @@ class Link:
     next_send_at: float = 0.0
     ping_at: float = 0.0
     asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
+    asked_at: float = 0.0  # when the last of them went out
     last_heard_at: float = 0.0
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
+
+    def agree(self, now: float) -> None:
+        """Note when everything that was to be asked for has been answered."""
+        if self.subscribed_at is None and not self.asked and not self.to_subscribe:
+            self.subscribed_at = now
+
+    def drop(self, names: list[str]) -> None:
+        """These streams are wanted no more: they are left, and whatever was still to be asked of them is not."""
+        self.to_drop |= dict.fromkeys(names)
+        for name in names:
+            self.silent.pop(name, None)
+            self.to_leave.pop(name, None)
+        gone = frozenset(names)
+
+        def left(names: list[str]) -> list[str]:
+            return [name for name in names if name not in gone]
+
+        self.to_subscribe = deque(filter(None, map(left, self.to_subscribe)))
+        self.refused = deque((at, kept) for at, names in self.refused if (kept := left(names)))
+        self.asked = {request: left(names) for request, names in self.asked.items()}  # an answer comes all the same
 
     def not_there(self) -> set[str]:
         """The streams that the exchange has refused."""

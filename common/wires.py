@@ -122,7 +122,7 @@ class Wires:
                 if other is shard and not shard.streams:
                     self._lost(connection, shard, link, ConnectionLostError("nothing is wanted of it", 1000))
                 elif other is shard:
-                    link.to_drop |= dict.fromkeys(gone)
+                    link.drop(gone)
             if not shard.streams:
                 self._shards.remove(shard)
         carried = {name for shard in self._shards for name in shard.streams}
@@ -227,7 +227,7 @@ class Wires:
             link.ping_at = now + self._adapter.PING_INTERVAL_S
             link.to_send.appendleft(self._adapter.PING)
         if not link.to_send:
-            self._ask_next(now, shard, link)
+            self._ask_next(now, link)
         if not link.to_send:
             return
         try:
@@ -239,8 +239,13 @@ class Wires:
         if self._adapter.MESSAGES_TOGETHER:
             self._next_send_at = link.next_send_at
 
-    def _ask_next(self, now: float, shard: Shard, link: Link) -> None:
+    def _ask_next(self, now: float, link: Link) -> None:
         """What is to be left or subscribed next becomes frames to be sent."""
+        if link.asked and now > link.asked_at + self._config.idle_timeout_s:
+            text = "%s connection %d: %d requests have no answer: what is silent is asked for again"
+            log.warning(text, self._adapter.NAME, link.conn, len(link.asked))
+            link.asked.clear()
+        link.agree(now)
         while link.refused and now >= link.refused[0][0]:
             link.to_subscribe.append(link.refused.popleft()[1])
         if link.silent and now >= link.again_at:
@@ -256,10 +261,9 @@ class Wires:
             link.to_subscribe.append(names)
             link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
         elif link.to_subscribe:
-            names = [name for name in link.to_subscribe.popleft() if name in shard.streams]  # wanted still
-            if names:
-                link.to_send += self._adapter.subscribe(names, self._next_request)
-                link.asked[self._next_request] = names
+            names = link.to_subscribe.popleft()
+            link.to_send += self._adapter.subscribe(names, self._next_request)
+            link.asked[self._next_request], link.asked_at = names, now
         self._next_request += 1
 
     def _send(self, connection: Connection, payload: bytes) -> None:
@@ -323,8 +327,7 @@ class Wires:
             names = link.answered(reply)
             if reply.error is not None:
                 self._refused(link, names, reply)
-            if not link.asked and not link.to_subscribe and link.subscribed_at is None:
-                link.subscribed_at = self._now
+            link.agree(self._now)
         elif self._adapter.is_shutdown(message):
             log.info("%s connection %d: the exchange will close it", self._adapter.NAME, link.conn)
             link.shuts_down = True
@@ -338,7 +341,6 @@ class Wires:
         that it came with.
         """
         shard, most = self._open[link.conn][1], self._adapter.STREAMS_PER_SUBSCRIBE
-        names = [name for name in names if name in shard.streams]  # without what was dropped since
         for name in names:
             channel, symbol = shard.streams[name]
             payload = orjson.dumps({"state": "open", "reason": f"refused: {reply.error}", "stream": name})

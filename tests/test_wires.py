@@ -213,6 +213,53 @@ def test_what_was_refused_and_is_wanted_no_more_is_not_asked_for_again(made: Cal
     assert asked == [("UNSUBSCRIBE", "s1@trade"), ("SUBSCRIBE", "s2@trade")]
 
 
+def test_what_was_refused_and_is_taken_out_and_put_in_again_is_asked_for_once(made: Callable[..., Line]) -> None:
+    """Each time it was one more request a minute, for ever."""
+    line = made(symbols=("S1", "S2"), channels=("trade",), idle_timeout_s=60.0)
+    line.until(1)
+    line.tick()
+    both = [{"s1@trade": ("trade", "S1")}, {"s2@trade": ("trade", "S2")}]
+    for _ in range(4):  # where it is asked, where it is refused, where it is to be asked for
+        line.wires.carry(both[1:])
+        line.wires.carry(both)
+        for _ in range(3):
+            line.says({"code": 2, "msg": "Invalid request", "id": line.asked()[-1]["id"]})
+            line.tick(0.3)
+    before = len(line.asked())
+    for _ in range(5):
+        line.tick(14.0)
+        line.says({"data": {"e": "odd"}})
+    asked = [tuple(each["params"]) for each in line.asked()[before:]]
+    assert sorted(asked) == [("s1@trade",), ("s2@trade",)]
+
+
+def test_a_connection_is_subscribed_where_the_last_that_was_to_be_asked_is_wanted_no_more(
+    made: Callable[..., Line],
+) -> None:
+    """It waited for an answer to what was never asked: its books could not be renewed, and none replaced it."""
+    line = made(channels=("trade", "book"))
+    line.until(1)
+    line.tick()
+    (asked,) = line.asked()
+    line.says({"result": None, "id": asked["id"]})
+    places = {name: "book" if "depth" in name else "trade" for name in asked["params"]}
+    line.wires.carry([{name: (place, name.partition("@")[0].upper()) for name, place in places.items()}])
+    line.tick(1.0)
+    assert line.wires.renew_book("S1")
+
+
+def test_a_request_that_is_never_answered_holds_up_nothing_for_ever(made: Callable[..., Line]) -> None:
+    line = made(channels=("trade", "book"), idle_timeout_s=60.0)
+    line.until(1)
+    line.tick()
+    line.says({"result": None, "id": line.asked()[0]["id"]})
+    for _ in range(5):
+        assert not line.wires.renew_book("S1")
+        line.tick(14.0)
+        line.says({"data": {"e": "odd"}})
+    assert line.wires.renew_book("S1")
+
+
 def test_a_refused_batch_is_a_gap_of_each_stream_and_holds_up_no_other(made: Callable[..., Line]) -> None:
     """Its halves are asked for at once: a minute later each time, one bad name kept the others out for many."""
     line = made(idle_timeout_s=60.0)
