@@ -60,7 +60,8 @@ _COVERAGE = f"""\
 {_TIMES}
 
 Each line is an interval without a gap, with its events and the bytes of its
-tables: of the hour that is being written there are none yet (-).
+tables: of the hour that is being written there are none yet (-). --json also
+tells its first and last number.
 """
 
 _SYMBOLS = """\

@@ -112,8 +112,8 @@ def book(client: Client, args: argparse.Namespace) -> int:
 
 def coverage(client: Client, args: argparse.Namespace) -> int:
     found = client.coverage(args.exchange, args.symbols or None, args.channels, args.start, args.end)
-    names = ("symbol", "channel", "start", "end", "first_seq", "last_seq", "whole", "events", "bytes")
-    return _print("coverage", names, found, args, {"start": time_text, "end": time_text}, frozenset((7, 8)))
+    names = ("symbol", "channel", "start", "end", "whole", "events", "bytes")
+    return _print("coverage", names, found, args, {"start": time_text, "end": time_text}, frozenset((5, 6)))
 
 
 def gaps(client: Client, args: argparse.Namespace) -> int:
