@@ -7,7 +7,7 @@ of it where `exact` wants the digits. The book before the first event stands in 
 Frames of several exchanges have one more column in front, `exchange`.
 """
 
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,15 +114,23 @@ def write(transport: Transport, queries: Sequence[Query], path: Path, *, exact: 
 
 def write_directory(transport: Transport, queries: Sequence[Query], path: Path, *, progress: bool | None) -> None:
     """A fresh directory of Parquet files, of each exchange, channel and symbol. Raises ArchivistError, OSError."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadRequestError(f"{path} is there and not an empty directory: name a fresh one")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    is_there = path.is_dir()
+    found = next(path.iterdir(), None) if is_there else path if path.exists() or path.is_symlink() else None
+    if found is not None:
+        raise BadRequestError(f"{path} is not an empty directory, {found} is there: name a fresh one")
+    place = path if is_there else path.parent  # what is there may be linked to, mounted, or where somebody is
+    partial = place / f".{path.name}.{secrets.token_hex(4)}.partial"
+    partial.mkdir(parents=True)
     with _told(), Progress(_label(queries), show=progress) as shown:
         try:
             for channel in _channels(queries):
                 for source in _sources(transport, queries, channel, shown, exact=False):
                     source.write_to(partial / source.exchange / channel)
-            partial.replace(path)
+            if is_there:
+                for each in list(partial.iterdir()):
+                    each.replace(path / each.name)
+            else:
+                partial.replace(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

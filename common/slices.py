@@ -190,8 +190,8 @@ class Slice:
         """Write Parquet files into a fresh directory, `EXCHANGE/CHANNEL/SYMBOL/*.parquet`: the fastest way.
 
         Sealed hours that lie wholly in the slice are the archive's own files, byte for byte. Of a symbol the names sort
-        as the rows do; a book's `before.parquet` is the book before the first event. Nothing stands under the name
-        before all of it is whole. Raises ArchivistError, OSError.
+        as the rows do; the first of a book is the book before the first event. Nothing but what is hidden stands in the
+        directory before all of it is whole. Raises ArchivistError, OSError.
         """
         from . import frames
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,35 @@ def test_directory_when_hours_are_whole_then_holds_the_archives_own_files(
     with pytest.raises(BadRequestError, match="name a fresh one"):
         asked.to_directory(tmp_path / "files")
     assert {path.read_bytes() for path in tmp_path.rglob("*.parquet")} == brought
+
+
+def test_directory_when_it_is_there_then_is_filled_where_it_is(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was replaced by another: not where it is linked to or mounted, and who stood in it was nowhere."""
+    for name in ("here", "target"):
+        tmp_path.joinpath(name).mkdir()
+    tmp_path.joinpath("link").symlink_to("target")
+    asked = client.slice("binance", SYMBOLS, "trade")
+    monkeypatch.chdir(tmp_path / "here")
+    for output in (".", "../link"):
+        asked.to_directory(output)
+        assert [path.name for path in Path(output).resolve().iterdir()] == ["binance"]
+    tmp_path.joinpath("to nowhere").symlink_to("nowhere")
+    with pytest.raises(BadRequestError, match="name a fresh one"):
+        asked.to_directory("../to nowhere")
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "link", "target", "to nowhere"}
+
+
+def test_directory_when_written_by_two_at_once_then_is_the_first_ones(client: Client, tmp_path: Path) -> None:
+    """They wrote into one place, and each took away what the other had."""
+    asked = client.slice("binance", SYMBOLS, "trade")
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(asked.to_directory, tmp_path / "files") for _ in range(2)]
+    errors = [error for each in done if (error := each.exception()) is not None]
+    assert len(errors) == 1 and isinstance(errors[0], OSError | BadRequestError)
+    assert sum(map(len, found_in(tmp_path / "files" / "binance" / "trade").values())) == len(asked.to_arrow())
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
 def copy_of(served: Served, directory: Path) -> Path:
