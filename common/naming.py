@@ -38,9 +38,13 @@ def meant(
     Raises LookupError with a sentence where one means nothing, or a name several.
     """
     symbols: dict[str, None] = {}
+    named: dict[str, list[str]] = {}
+    for name, symbol in names:
+        named.setdefault(name, []).append(symbol)
     for text in wanted:
-        found = [text] if is_known(text) else sorted(symbol for name, symbol in names if fnmatchcase(name, text))
+        found = [text] if is_known(text) else sorted(named.get(text, ()))
         if "*" in text or "?" in text:
+            found = found or sorted(symbol for name, symbol in names if fnmatchcase(name, text))
             found = [symbol for symbol in found if symbol in listed]
         elif len(found) > 1:
             raise LookupError(f"{text} means {' and '.join(found)}: name one of them")

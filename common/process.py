@@ -68,16 +68,15 @@ def keep_freed_memory(size: int) -> None:
 @contextlib.contextmanager
 def cores_awake() -> Iterator[OSError | None]:
     """Keep the cores from falling asleep while the block runs (Linux's PM QoS); gives why that cannot be, if so."""
-    try:
-        file = os.open(LATENCY_DEVICE, os.O_WRONLY)
-    except OSError as error:
-        yield error
-        return
-    try:
-        os.write(file, bytes(4))  # µs to wake up in, as an integer of 32 bits; it holds as long as the file is open
-        yield None
-    finally:
-        os.close(file)
+    with contextlib.ExitStack() as stack:
+        reason = None
+        try:
+            file = os.open(LATENCY_DEVICE, os.O_WRONLY)
+            stack.callback(os.close, file)
+            os.write(file, bytes(4))  # µs to wake up in, as an integer of 32 bits; it holds as long as the file is open
+        except OSError as error:
+            reason = error
+        yield reason
 
 
 def setup_logging(level: str = "INFO") -> None:

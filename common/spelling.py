@@ -1,6 +1,7 @@
 """What people call symbols, as the exchange spells them, for who subscribes to them: history knows."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 from .adapter import Adapter
@@ -19,9 +20,9 @@ def spelled(transport: Transport, exchange: str, wanted: Sequence[str]) -> tuple
         return tuple(wanted)  # history answers for what there is
     adapter = cast(Adapter, adapter_of(exchange))
     symbols: dict[str, None] = {}
-    for text in wanted:
-        found = [text]
-        if may_be_name(text) and not is_own(adapter, text):
-            found = request(transport, {"op": "symbols", "exchange": exchange, "symbols": [text]})[0]["symbols"]
+    for are_names, texts in groupby(wanted, lambda text: may_be_name(text) and not is_own(adapter, text)):
+        found = list(texts)
+        if are_names:  # of all that follow one another at once: for each answer the catalogue is read
+            found = request(transport, {"op": "symbols", "exchange": exchange, "symbols": found})[0]["symbols"]
         symbols |= dict.fromkeys(found)
     return tuple(symbols)

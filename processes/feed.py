@@ -258,7 +258,7 @@ class Feed:
             self._wait_for_room()
         for symbol in self._heartbeats.due(now):
             self._heartbeat(symbol)
-        for symbol in [*self._checkpoints.due(time.time()), *self._recorder.weights.heavy]:
+        for symbol in dict.fromkeys([*self._checkpoints.due(time.time()), *self._recorder.weights.heavy]):
             self._checkpoint(symbol)
 
     def _keep_house(self, now: float) -> None:

@@ -11,6 +11,8 @@ from common.adapter import Adapter
 from common.client import Client
 from common.errors import BadRequestError
 from common.naming import may_be_name, resolve
+from common.spelling import spelled
+from common.transport import LocalDialogue
 from tests.pipeline import Pipeline, until
 
 ADAPTER = cast(Adapter, exchanges.get("binance"))
@@ -45,6 +47,7 @@ BODY = orjson.dumps({
         (["OLD-USDT"], ["OLDUSDT"]),
         (["ETH-*", "*-BTC"], ["ETHBTC", "ETHUSDT"]),
         (["NEVERHEARD"], ["NEVERHEARD"]),
+        (["*" * 500 + "B?C-*USDT"], ["BTCUSDT"]),
     ],
 )
 def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[str]) -> None:
@@ -56,12 +59,39 @@ def test_names_mean_the_exchanges_own_symbols(wanted: list[str], symbols: list[s
     [
         ("A-B", "A-B means ONE and TWO: name one of them"),
         ("XYZ-USDT", "XYZ-USDT means no instrument of binance"),
+        ("BTC[-]USDT", r"BTC\[-\]USDT means no instrument of binance"),
         ("*-EUR", r"\*-EUR means no instrument of binance"),
     ],
 )
 def test_a_name_of_nothing_or_of_several_is_refused(wanted: str, sentence: str) -> None:
     with pytest.raises(LookupError, match=sentence):
         resolve(ADAPTER, [wanted], {PATH: BODY})
+
+
+class Catalogue:
+    """A history server that knows what names mean, and counts how often it is asked."""
+
+    name = "catalogue"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def dialogue(self, *, wait: bool = True) -> LocalDialogue:
+        return LocalDialogue(self.answer)
+
+    def answer(self, question: bytes) -> list[bytes]:
+        self.asked.append(orjson.loads(question)["symbols"])
+        return [orjson.dumps({"symbols": resolve(ADAPTER, self.asked[-1], {PATH: BODY})})]
+
+    def close(self) -> None: ...
+
+
+def test_names_that_follow_one_another_are_asked_for_at_once_and_keep_their_places() -> None:
+    """The server reads its catalogue for each request: many names took as many times as long."""
+    history = Catalogue()
+    wanted = ["ETH-BTC", "BTC-USDT", "TWO", "*-USDT", "OLDUSDT", "TWO"]
+    assert spelled(history, "binance", wanted) == ("ETHBTC", "BTCUSDT", "TWO", "ETHUSDT", "OLDUSDT")
+    assert history.asked == [["ETH-BTC", "BTC-USDT"], ["*-USDT"]]
 
 
 def test_what_may_be_a_name() -> None:

@@ -87,9 +87,11 @@ def test_cores_are_kept_awake_while_the_block_runs_and_where_that_cannot_be_it_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = tmp_path / "cpu_dma_latency"
-    monkeypatch.setattr(process, "LATENCY_DEVICE", str(device))
-    with cores_awake() as error:
-        assert isinstance(error, FileNotFoundError)
+    for refuses in ("/dev/full", str(device)):  # to write, to open
+        monkeypatch.setattr(process, "LATENCY_DEVICE", refuses)
+        with cores_awake() as error:
+            assert isinstance(error, OSError)
+        assert refuses not in open_files()
     device.touch()
     with cores_awake() as error:
         assert error is None
