@@ -77,7 +77,7 @@ def measure_sealing(path: Path) -> None:
     recorded = record_lines(RECORDING)[1:] * 4 if RECORDING.exists() else []
     lines = recorded or path.read_bytes()[: 100 * 1024**2].splitlines(keepends=True)[:-1]
     data = b"".join(b'{"seq":%d%b' % (seq, line[line.index(b",") :]) for seq, line in enumerate(lines, 1))
-    month = path.parents[4] / "sealing" / "binance" / "BTCUSDT" / path.parent.name
+    month = path.parents[3] / "sealing" / "binance" / "BTCUSDT" / path.parent.name
     month.mkdir(parents=True)
     for codec, level in (("bz2", 9), ("zstd", 9)):
         copy = month / path.name
