@@ -65,6 +65,12 @@ def keep_freed_memory(size: int) -> None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX)
 
 
+def give_back_memory() -> None:
+    """Give the system what malloc keeps of what was freed. Of glibc alone: elsewhere it does nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def cores_awake() -> Iterator[OSError | None]:
     """Keep the cores from falling asleep while the block runs (Linux's PM QoS); gives why that cannot be, if so."""

@@ -33,7 +33,14 @@ from common.config import Config
 from common.curve import Gate
 from common.endpoint import bind
 from common.errors import ArchivistError
-from common.process import Parent, keep_freed_memory, resident_bytes, run_service, setup_logging
+from common.process import (
+    Parent,
+    give_back_memory,
+    keep_freed_memory,
+    resident_bytes,
+    run_service,
+    setup_logging,
+)
 from common.requests import PAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from common.settings import add_arguments, from_arguments
 from common.turns import Turns
@@ -160,6 +167,9 @@ class History:
         if now < self._due_look:
             return False
         self._due_look = now + LOOK_S
+        if resident_bytes() < RESIDENT_MAX:
+            return False
+        give_back_memory()  # of many small pieces malloc would keep what connections took that are closed
         if (resident := resident_bytes()) < RESIDENT_MAX:
             return False
         log.warning("clients have filled %s MB: all connections are closed", resident // 10**6)
