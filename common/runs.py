@@ -6,7 +6,7 @@ Both fill a page: `fill(limit)` takes what fits, at least one record, and rememb
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,7 +15,7 @@ from .adapter import Adapter
 from .events import GAP, Event, topic
 from .normaliser import Normaliser
 from .reader import Reader
-from .record import decode, seq_of, ts_recv_of
+from .record import Record, seq_of, ts_recv_of
 from .requests import Slice
 
 RECORDS_MAX = 150_000
@@ -37,8 +37,7 @@ class Filled:
     header: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     """A record: its number, its events, and whether it was received within the times asked."""
 
     seq: int
@@ -118,11 +117,15 @@ class EventRun:
             yield Row(self._after, books, False)
 
     def _row(self, seq: int, line: bytes) -> Row:
-        if line.find(b',"kind":"start"', 0, 96) > 0:
-            last = int(decode(line).head.get("last", 0))
-            self._starts.append({"seq": seq, "last": last, "ts_recv": ts_recv_of(line)})
-        found, times = self._messages(line), self._times
-        counts = times is None or times[0] <= ts_recv_of(line) < times[1]
+        work, times = self._normaliser.work(line), self._times
+        ts_recv = ts_recv_of(line) if work is None else work[1]
+        counts = times is None or times[0] <= ts_recv < times[1]
+        if work is None:
+            return Row(seq, [], counts)
+        if isinstance(work, Record) and work.kind == "start":
+            self._starts.append({"seq": seq, "last": int(work.head.get("last", 0)), "ts_recv": ts_recv})
+        found = self._normaliser.messages(work)
+        self._normaliser.actions.clear()
         if not found or not (counts or self._by_event):
             return Row(seq, [], counts)
         split = [(each[: (end := each.index(b" ") + 1)], each[end:]) for each in found]
@@ -132,14 +135,6 @@ class EventRun:
         if len(split) > 1:
             split.sort(key=itemgetter(0))
         return Row(seq, [body for _, body in split], counts)
-
-    def _messages(self, line: bytes) -> list[bytes]:
-        work = self._normaliser.work(line)
-        if work is None:
-            return []
-        found = self._normaliser.messages(work)
-        self._normaliser.actions.clear()
-        return found
 
     def _books(self) -> list[bytes]:
         found = (derived_snapshot(self._normaliser, symbol) for symbol in self._symbols)
