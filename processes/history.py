@@ -70,6 +70,8 @@ RESIDENT_MAX = 512 * 1024**2
 KEPT_BYTES = 32 * 1024**2
 """Freed memory that each process keeps for the next replies."""
 LOOK_S = 0.2
+GIVE_BACK_S = 2.0
+"""So long after all connections were closed freed memory is given back at each look: libzmq frees it by and by."""
 TRIES = 2
 ENVELOPE_MAX = 8
 RESPAWN_S = 1.0
@@ -116,6 +118,7 @@ class History:
         self._jobs = self._names = 0
         self._counts = Counts()
         self._due_start = self._due_look = 0.0
+        self._closed_at = -GIVE_BACK_S  # all connections
 
     def stop(self) -> None:
         self._stopping = True
@@ -167,11 +170,12 @@ class History:
         if now < self._due_look:
             return False
         self._due_look = now + LOOK_S
-        if resident_bytes() < RESIDENT_MAX:
+        is_much = resident_bytes() >= RESIDENT_MAX
+        if is_much or now < self._closed_at + GIVE_BACK_S:
+            give_back_memory()  # of many small pieces malloc would keep what the closed connections took
+        if not is_much or (resident := resident_bytes()) < RESIDENT_MAX:
             return False
-        give_back_memory()  # of many small pieces malloc would keep what connections took that are closed
-        if (resident := resident_bytes()) < RESIDENT_MAX:
-            return False
+        self._closed_at = now
         log.warning("clients have filled %s MB: all connections are closed", resident // 10**6)
         return True
 
