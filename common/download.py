@@ -39,7 +39,7 @@ def download_to(
     path: Path, transport: Transport, exchange: str, file: dict[str, Any], told: Callable[[int], None]
 ) -> None:
     """A file of a plan, to `path`. Raises as `download`, and OSError; then what is there is not whole."""
-    with path.open("wb", buffering=0) as out:
+    with path.open("wb") as out:
         for part in _parts(transport, exchange, file, told):
             out.write(part)
 

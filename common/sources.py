@@ -128,6 +128,7 @@ class Source:
             except ArchivistError as error:
                 if error.code not in _FILE_IS_GONE:
                     raise
+                path.unlink(missing_ok=True)  # what had come of it
                 part = part._replace(file=None)
         write_file(self._stream([part], None, rows=ROWS), path)
 

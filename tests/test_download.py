@@ -1,6 +1,7 @@
 """Files brought in parts, from a server that answers with less than asked, or with what is wrong."""
 
 import hashlib
+import resource
 from pathlib import Path
 from random import Random
 
@@ -33,6 +34,13 @@ class Giving:
     def close(self) -> None: ...
 
 
+class Most(Random):
+    """Chance that gives the most there is."""
+
+    def randint(self, a: int, b: int) -> int:
+        return b
+
+
 @pytest.fixture
 def giving() -> Giving:
     random = seeded()
@@ -51,6 +59,18 @@ def test_parts_when_shorter_than_asked_then_the_file_is_whole(giving: Giving, tm
     assert len(told) > 6
     download_to(tmp_path / "f.parquet", giving, "binance", file_of(giving.data), told.append)
     assert (tmp_path / "f.parquet").read_bytes() == giving.data
+
+
+def test_file_when_its_last_part_finds_no_room_then_is_an_error(giving: Giving, tmp_path: Path) -> None:
+    """A write that the system did in part passed for whole: the file was short, and nobody said so."""
+    giving.random = Most()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(giving.data) - 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            download_to(tmp_path / "f.parquet", giving, "binance", file_of(giving.data), lambda size: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_part_when_of_another_place_then_is_an_error_that_names_it(giving: Giving) -> None:
