@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.exchange import trades
 from benchmarks.normalise import RECORDING, record_lines
 from common import exchanges
+from common.adapter import version
 from common.begin import record_start
 from common.codec import compressor
 from common.disk import Disk
@@ -28,6 +29,8 @@ from common.recorder import Recorder
 from common.sealing import Tables, seal
 from common.storage import MANIFEST, Archived, read_archived
 from common.tabling import Covers, Derivation, table_name, write
+
+NORMALISER = version(exchanges.get("binance"))
 
 ADAPTER = exchanges.get("binance")
 
@@ -90,7 +93,7 @@ def measure_sealing(path: Path) -> None:
             copy.write_bytes(data)
             (month / MANIFEST).unlink(missing_ok=True)
             began = time.process_time()
-            seal(Disk(), copy, codec, level, 900_000, "binance/2", tabulate)
+            seal(Disk(), copy, codec, level, 900_000, NORMALISER, tabulate)
             ours, mib = time.process_time() - began, len(data) / 1024**2
             share = f"the codec alone {mib / alone:.1f}: {alone / ours:.0%} of it"
             print(f"sealing {codec}{what}: {mib / ours:.1f} MiB/s, {len(lines) / ours:,.0f} records/s, {share}")

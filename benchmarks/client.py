@@ -26,6 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.ports import free_port
+from common import exchanges
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.client import Client
 from common.disk import Disk
@@ -35,6 +37,8 @@ from common.sealing import seal
 from common.storage import MANIFEST, Archived, write_archived
 from common.tables import schema
 from common.tabling import ZSTD_LEVEL, _encodings
+
+NORMALISER = version(exchanges.get("binance"))
 
 HOUR_NS = 3600 * 10**9
 BEGIN_NS = 1_700_000_000 * 10**9 // HOUR_NS * HOUR_NS
@@ -64,7 +68,7 @@ def bulk_archive(storage: Path, rows: int) -> list[Path]:
         about = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest, "rows": each, "events": each}
         about |= {"seq": [first, last], "ts_recv": times, "ts_event": times, "inexact": 0}
         line = {"name": name, "file": f"{name}.zst", "codec": "zstd", "seq": [first, last], "ts_recv": times}
-        line |= {"normaliser": "binance/2", "covers": [first, last], "tables": {"trade": about}, "blocks": []}
+        line |= {"normaliser": NORMALISER, "covers": [first, last], "tables": {"trade": about}, "blocks": []}
         paths.append(path)
         lines.append(orjson.dumps(line) + b"\n")
     (month / MANIFEST).write_bytes(b"".join(lines))
@@ -108,7 +112,7 @@ def record_archive(storage: Path, count: int) -> None:
         writer.flush()
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(disk, path, "zstd", 3, 900_000, "binance/2")
+        seal(disk, path, "zstd", 3, 900_000, NORMALISER)
     writer.close()
 
 

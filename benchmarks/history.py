@@ -25,6 +25,7 @@ import zmq
 
 from benchmarks.ports import free_port
 from common import exchanges
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.disk import AppendFile, Disk
 from common.normaliser import Normaliser
@@ -33,6 +34,8 @@ from common.record import decode, encode
 from common.recorder import CHECKPOINT_BYTES
 from common.schedule import Weights
 from common.sealing import Tables, seal
+
+NORMALISER = version(exchanges.get("binance"))
 
 HOUR_NS = 3600 * 10**9
 BEGIN_NS = 1_700_000_000 * 10**9 // HOUR_NS * HOUR_NS
@@ -120,7 +123,7 @@ class Writer:
     def seal(self) -> None:
         self.archive.sync(lambda: None)
         for path in self.archive.sealable():
-            seal(self.disk, path, self.codec, 9, 900_000, "binance/2")
+            seal(self.disk, path, self.codec, 9, 900_000, NORMALISER)
 
     def table(self, size: int) -> None:
         """Some bytes that pass for a table of the file that is sealed next."""
@@ -136,7 +139,7 @@ class Writer:
         table |= {"seq": [first, first], "ts_recv": [0, BEGIN_NS * 2]}
         line = {"covers": [1, self.seq], "tables": {"trade": table}, "gaps": [], "events": {"trade": 1}}
         tables = Tables({temporary: path.with_name(table["file"])}, line)  # type: ignore[arg-type]  # a name, a text
-        seal(self.disk, path, self.codec, 9, 900_000, "binance/2", lambda path: tables)
+        seal(self.disk, path, self.codec, 9, 900_000, NORMALISER, lambda path: tables)
 
 
 class Server:

@@ -18,7 +18,7 @@ import zmq
 
 from benchmarks.ports import free_port
 from common import exchanges
-from common.adapter import Adapter
+from common.adapter import Adapter, version
 from common.archive import ArchiveWriter
 from common.disk import Disk
 from common.process import boot_id
@@ -26,6 +26,8 @@ from common.reader import Reader
 from common.record import encode
 from common.replay import Part, steps
 from common.sealing import seal
+
+NORMALISER = version(exchanges.get("binance"))
 
 ROOT = Path(__file__).resolve().parent.parent
 T0 = 1_723_161_600_000_000_000
@@ -42,7 +44,7 @@ def write(storage: Path, trades: int) -> None:
         writer.take([_trade(seq) for seq in range(first, min(first + 10_000, trades + 2))])
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(Disk(), path, "zstd", 3, 900_000, "binance/2")
+        seal(Disk(), path, "zstd", 3, 900_000, NORMALISER)
     writer.close()
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import orjson
 
 from common import exchanges
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.disk import Disk
 from common.process import boot_id
 from common.record import encode
 from common.sealing import seal
 from common.tabling import tabulate
+
+NORMALISER = version(exchanges.get("binance"))
 
 HOUR_NS = 3_600_000_000_000
 FIRST_TS = 1_723_161_253_937_085_768 // HOUR_NS * HOUR_NS
@@ -77,7 +80,7 @@ class Archive:
         """Sync, and seal what is full."""
         self.writer.sync(lambda: None)
         for path in self.writer.sealable():
-            seal(Disk(), path, self._codec, 3, 4096, "binance/2", self._tables)
+            seal(Disk(), path, self._codec, 3, 4096, NORMALISER, self._tables)
 
     def close(self) -> None:
         self.sync()

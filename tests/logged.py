@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from common import exchanges
+from common.adapter import version
 from common.answers import Answers
 from common.archive import ArchiveWriter
 from common.disk import Disk
@@ -16,6 +17,8 @@ from common.process import boot_id
 from common.sealing import seal
 from common.tabling import tabulate
 from tests.record_logs import ADAPTER, Log
+
+NORMALISER = version(exchanges.get("binance"))
 
 Ask = Callable[..., tuple[dict[str, Any], list[bytes]]]
 
@@ -57,7 +60,7 @@ class Logged:
                 codec,
                 3,
                 2_000,
-                "binance/2",
+                NORMALISER,
                 (lambda path: tabulate(path, ADAPTER)) if with_tables else None,
             )
         return len(paths)

@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 import zmq
 
+from common import exchanges
+from common.adapter import version
 from common.requests import REQUEST_BYTES_MAX, SYMBOLS_MAX
 from tests.archives import written
 from tests.pipeline import Live, Pipeline, archived, free_port, normalised, until
 from tests.standin_client import ROOT
+
+NORMALISER = version(exchanges.get("binance"))
 
 DEADLINE_S = 30.0
 SLICE = {"op": "slice", "exchange": "binance", "symbols": ["BTCUSDT"]}
@@ -108,7 +112,7 @@ def test_history_when_asked_by_a_plain_socket_then_answers_every_op(serve: Calla
         "events": "tcp://127.0.0.1:9001",
         "events_key": None,
         "complete": 1_000_600,
-        "normaliser": "binance/2",
+        "normaliser": NORMALISER,
     }
     header, (payload,) = server.ask(**SLICE, channels=["trade"])
     events = [json.loads(line) for line in payload.splitlines()]

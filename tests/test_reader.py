@@ -9,6 +9,8 @@ from random import Random
 
 import pytest
 
+from common import exchanges
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.codec import CodecError
 from common.disk import Disk
@@ -18,6 +20,8 @@ from common.record import decode, seq_of
 from common.sealing import seal
 from tests.archives import FIRST, Archive, hours, written
 from tests.record_logs import ADAPTER, SYMBOLS, Log
+
+NORMALISER = version(exchanges.get("binance"))
 
 MINUTE_NS = 60 * 10**9
 SEEDS = range(12)
@@ -42,7 +46,7 @@ class Recording:
 
     def seal(self) -> None:
         for path in self.writer.sealable():
-            seal(Disk(), path, self.codec, 3, 2000, "binance/2")
+            seal(Disk(), path, self.codec, 3, 2000, NORMALISER)
 
     @property
     def last(self) -> int:

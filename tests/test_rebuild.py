@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common import cli, exchanges
-from common.adapter import Adapter
+from common.adapter import Adapter, version
 from common.disk import Disk
 from common.events import Update
 from common.exchanges import binance
@@ -27,6 +27,8 @@ from common.verify import verify
 from tests.archives import FIRST, Archive, hours, written
 from tests.record_logs import Log
 from tests.test_tables import TableRecording, assert_tables, tables_of
+
+NORMALISER = version(exchanges.get("binance"))
 
 ADAPTER = cast(Adapter, exchanges.get("binance"))
 
@@ -218,9 +220,7 @@ def test_sealing_when_the_adapter_is_wrong_then_the_records_are_sealed_and_it_is
     archive.writer.sync(lambda: None)
     with caplog.at_level(logging.ERROR):
         for path in archive.writer.sealable():
-            line = seal(
-                Disk(), path, "bz2", 3, 4096, "binance/2", partial(tables_or_none, adapter=cast(Adapter, wrong))
-            )
+            line = seal(Disk(), path, "bz2", 3, 4096, NORMALISER, partial(tables_or_none, adapter=cast(Adapter, wrong)))
             assert line is not None
             assert "tables" not in line
     archive.writer.close()

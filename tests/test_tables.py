@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.normalise import RECORDING, record_lines
+from common import exchanges
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.book import Book
 from common.disk import Disk
@@ -27,6 +29,8 @@ from common.tabling import tabulate
 from common.verify import verify
 from tests.record_logs import ADAPTER, Log
 from tests.test_reader import Recording, a_log
+
+NORMALISER = version(exchanges.get("binance"))
 
 Event = dict[str, Any]
 HEAD = {"exchange": "binance", "symbol": "BTCUSDT", "seq": 7, "prev": 5, "ts_event": 3, "ts_recv": 4}
@@ -230,7 +234,7 @@ class TableRecording(Recording):
 
     def seal(self) -> None:
         for path in self.writer.sealable():
-            seal(Disk(), path, self.codec, 3, 2000, "binance/2", partial(tabulate, adapter=ADAPTER))
+            seal(Disk(), path, self.codec, 3, 2000, NORMALISER, partial(tabulate, adapter=ADAPTER))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -289,7 +293,7 @@ def test_sealing_waits_until_the_next_files_first_record_is_synced(tmp_path: Pat
     writer.sync(lambda: None)
     (path,) = writer.sealable()
     writer.close()
-    sealed = seal(Disk(), path, "bz2", 3, 2000, "binance/2", partial(tabulate, adapter=ADAPTER))
+    sealed = seal(Disk(), path, "bz2", 3, 2000, NORMALISER, partial(tabulate, adapter=ADAPTER))
     assert sealed is not None
     assert path.parents[1].name == "_" or sealed["covers"] == [1, writer.position - 1]
 
@@ -315,7 +319,7 @@ def test_tables_of_a_recorded_hour_hold_what_was_live(tmp_path: Path) -> None:
     writer.take(lines)
     writer.sync(lambda: None)
     for path in writer.sealable():
-        seal(Disk(), path, "zstd", 3, 900_000, "binance/2", partial(tabulate, adapter=ADAPTER))
+        seal(Disk(), path, "zstd", 3, 900_000, NORMALISER, partial(tabulate, adapter=ADAPTER))
     writer.close()
     assert assert_tables(tmp_path / "binance", messages) > 10_000
     assert verify(tmp_path / "binance", jobs=1).tables == 1

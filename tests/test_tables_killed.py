@@ -12,8 +12,9 @@ from typing import cast
 
 import pytest
 
-from common import chains, tabling
+from common import chains, exchanges, tabling
 from common import rebuild as rebuilding
+from common.adapter import version
 from common.archive import ArchiveWriter
 from common.chains import WorkerError
 from common.disk import AppendFile, Disk
@@ -28,6 +29,8 @@ from tests.pipeline import until
 from tests.test_cli import ROOT
 from tests.test_rebuild import ADAPTER, assert_whole, strip
 from tests.test_tables import tables_of
+
+NORMALISER = version(exchanges.get("binance"))
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_sealing_killed_at_any_operation_is_redone_with_its_tables(tmp_path: Pat
         for operation in range(100):
             MortalDisk.left = operation
             try:
-                seal(MortalDisk(), path, "bz2", 3, 2000, "binance/2", make_tables)
+                seal(MortalDisk(), path, "bz2", 3, 2000, NORMALISER, make_tables)
                 break
             except KilledError:
                 MortalDisk.left = 1 << 30

@@ -10,12 +10,16 @@ from pathlib import Path
 import orjson
 import pytest
 
+from common import exchanges
+from common.adapter import version
 from common.disk import Disk
 from common.record import decode, encode
 from common.sealing import seal
 from common.storage import MANIFEST, SYNCED, append_hole, read_archived, write_archived
 from common.verify import Report, exchange_dirs, verify
 from tests.archives import FIRST, FIRST_TS, HOUR_NS, Archive, hours, start, trade, written
+
+NORMALISER = version(exchanges.get("binance"))
 
 CODECS = {"bz2": ".bz2", "zstd": ".zst"}
 
@@ -92,7 +96,7 @@ def test_verify_when_sealing_was_stopped_anywhere_then_the_archive_is_whole(tmp_
     uncommitted, begun, committed, *_ = sorted(archive.writer.sealable(), key=lambda path: path.name)
     for path in (committed, uncommitted):
         data = path.read_bytes()
-        seal(Disk(), path, "bz2", 3, 4096, "binance/2")
+        seal(Disk(), path, "bz2", 3, 4096, NORMALISER)
         path.write_bytes(data)
     (uncommitted.parent / MANIFEST).unlink()
     assert committed.parent != uncommitted.parent
