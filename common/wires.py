@@ -108,7 +108,8 @@ class Wires:
     def resubscribe(self, stream: str) -> None:
         """Ask again for a stream that is silent: leave it, and take it anew."""
         for _, shard, link in self._open.values():
-            if stream in shard.streams and link is shard.live and link.subscribed_at is not None:
+            is_there = stream in shard.streams and stream not in link.not_there()  # else it is asked for in any case
+            if is_there and link is shard.live and link.subscribed_at is not None:
                 link.silent[stream] = None
 
     def carry(self, streams: list[dict[str, tuple[str, str]]]) -> None:
@@ -341,6 +342,8 @@ class Wires:
         that it came with.
         """
         shard, most = self._open[link.conn][1], self._adapter.STREAMS_PER_SUBSCRIBE
+        waiting = link.not_there()
+        names = [name for name in names if name not in waiting]  # asked for twice meanwhile: from now on once
         for name in names:
             channel, symbol = shard.streams[name]
             payload = orjson.dumps({"state": "open", "reason": f"refused: {reply.error}", "stream": name})

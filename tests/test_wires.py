@@ -233,6 +233,25 @@ def test_what_was_refused_and_is_taken_out_and_put_in_again_is_asked_for_once(ma
     assert sorted(asked) == [("s1@trade",), ("s2@trade",)]
 
 
+def test_what_is_refused_and_silent_at_once_is_asked_for_no_oftener(made: Callable[..., Line]) -> None:
+    """It is silent, too, of course: each hour it was asked for once more a minute, for as long as the feed ran."""
+    line = made(symbols=("S1",), channels=("trade",), idle_timeout_s=60.0)
+    line.until(1)
+    asked: list[float] = []
+    for second in range(1200):
+        line.tick(1.0)
+        if second % 100 == 50 or line.asked()[-1]["method"] == "UNSUBSCRIBE":
+            line.wires.resubscribe("s1@trade")
+        subscribes = [each["id"] for each in line.asked() if each["method"] == "SUBSCRIBE"]
+        for number in subscribes[len(asked) :]:
+            asked.append(line.now)
+            line.wires.resubscribe("s1@trade")  # while it is asked for
+            line.says({"code": 2, "msg": "Invalid request", "id": number})
+        if second % 30 == 0:
+            line.says({"data": {"e": "odd"}})
+    assert sum(at > line.now - 600 for at in asked) <= 21
+
+
 def test_a_connection_is_subscribed_where_the_last_that_was_to_be_asked_is_wanted_no_more(
     made: Callable[..., Line],
 ) -> None:
