@@ -35,7 +35,7 @@ class Link:
     next_send_at: float = 0.0
     ping_at: float = 0.0
     asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
-    asked_at: float = 0.0  # when the last of them went out
+    asked_at: dict[int, float] = field(default_factory=dict)  # when each went out
     last_heard_at: float = 0.0
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
@@ -44,6 +44,13 @@ class Link:
         """Note when everything that was to be asked for has been answered."""
         if self.subscribed_at is None and not self.asked and not self.to_subscribe:
             self.subscribed_at = now
+
+    def give_up(self, before: float) -> int:
+        """Wait no more for answers to what was asked before a time; returns how many those are."""
+        late = [request for request in self.asked if self.asked_at[request] < before]
+        self.asked = {request: names for request, names in self.asked.items() if request not in late}
+        self.asked_at = {request: self.asked_at[request] for request in self.asked}
+        return len(late)
 
     def drop(self, names: list[str]) -> None:
         """These streams are wanted no more: they are left, and whatever was still to be asked of them is not."""

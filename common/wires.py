@@ -242,10 +242,9 @@ class Wires:
 
     def _ask_next(self, now: float, link: Link) -> None:
         """What is to be left or subscribed next becomes frames to be sent."""
-        if link.asked and now > link.asked_at + self._config.idle_timeout_s:
+        if link.asked and (late := link.give_up(now - self._config.idle_timeout_s)):
             text = "%s connection %d: %d requests have no answer: what is silent is asked for again"
-            log.warning(text, self._adapter.NAME, link.conn, len(link.asked))
-            link.asked.clear()
+            log.warning(text, self._adapter.NAME, link.conn, late)
         link.agree(now)
         while link.refused and now >= link.refused[0][0]:
             link.to_subscribe.append(link.refused.popleft()[1])
@@ -264,7 +263,7 @@ class Wires:
         elif link.to_subscribe:
             names = link.to_subscribe.popleft()
             link.to_send += self._adapter.subscribe(names, self._next_request)
-            link.asked[self._next_request], link.asked_at = names, now
+            link.asked[self._next_request], link.asked_at[self._next_request] = names, now
         self._next_request += 1
 
     def _send(self, connection: Connection, payload: bytes) -> None:
