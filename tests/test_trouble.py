@@ -112,6 +112,10 @@ def test_a_muted_stream_is_a_gap_until_it_speaks_again(make: Make, live: Listen)
     pipeline.standin.fault(do="mute", stream="btcusdt@bookTicker")
     opened = orjson.loads(wait_message(subscriber, b"/gap/BTCUSDT ", b'"silent"', b'"quote"').partition(b" ")[2])
     assert (opened["state"], opened["channels"]) == ("open", ["quote"])
+    until(
+        lambda: any(b"UNSUBSCRIBE" in path.read_bytes() for path in pipeline.journal.glob("[0-9]*.records")),
+        "it is asked for again",
+    )
     pipeline.standin.fault(do="unmute", stream="btcusdt@bookTicker")
     closed = wait_message(subscriber, b"/gap/BTCUSDT ", b'"closed"', b'"gap":%d,' % opened["gap"])
     assert b'"silent"' in closed
