@@ -20,7 +20,7 @@ from . import exchanges as adapters
 from . import requests
 from .adapter import Adapter, version
 from .bulk import Bulk, Part
-from .catalogue import instruments
+from .catalogue import Names, instruments
 from .codec import CodecError, MissingPackageError
 from .coverage import Coverage
 from .disk import Disk
@@ -52,6 +52,7 @@ class Exchange:
         self.adapter, self.directory = adapter, storage / adapter.NAME
         self.reader = Reader(storage, adapter)
         self.coverage = Coverage(self.reader, adapter)
+        self.names = Names(self.reader, adapter)
         self.bulk = Bulk(self.reader, adapter)
         self.pages = Pages(self.reader, adapter, self.coverage.late_until)
 
@@ -222,8 +223,7 @@ def _spelled(exchange: Exchange, request: Any, complete: int) -> Any:
     known = frozenset(exchange.reader.symbols()) if named else frozenset()
     if all(symbol in known or not may_be_name(symbol) for symbol in named):
         return request
-    told = instruments(exchange.reader, adapter, None, None, complete)
-    names = [(each["name"], each["symbol"]) for each in told]
+    names = exchange.names.pairs(complete)
     try:
         own = meant(adapter.NAME, named, lambda text: text in known or not may_be_name(text), names, known)
     except LookupError as error:

@@ -44,8 +44,8 @@ examples:
 json: the events as they were live, one a line; raw: records, as they were on
 the wire; csv, arrow and parquet: the columns of one channel (of several,
 parquet makes a directory). A file has its name only when it is whole. With
--o naming an empty directory, parquet fills it: EXCHANGE/CHANNEL/SYMBOL/ with
-the archive's own files, byte for byte, where whole hours are asked for.
+-o DIR/, new or empty, it is filled with EXCHANGE/CHANNEL/SYMBOL/*.parquet, the
+archive's own files, byte for byte, where whole hours are asked for.
 """
 
 _BOOK = f"""\
@@ -173,7 +173,7 @@ def _add_slice(sub: argparse.ArgumentParser) -> None:
         help="start and end are of our time or the exchange's (default: ts_recv, ours)",
     )
     sub.add_argument("--format", choices=FORMATS, help="how it is written (default: as FILE's name ends, else json)")
-    sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: stdout)")
+    sub.add_argument("-o", "--output", metavar="FILE", help="where to; DIR/ for a directory (default: stdout)")
 
 
 def _add_follow(sub: argparse.ArgumentParser) -> None:

@@ -41,15 +41,16 @@ def run(args: argparse.Namespace) -> int:
 
 def slice_(client: Client, args: argparse.Namespace) -> int:
     """Write a slice. Where it fails, nothing stands under the name of the file."""
-    output: Path | None = args.output
-    kind = args.format or _format_of(output)
+    output = None if args.output is None else Path(args.output)
+    fills = output is not None and (output.is_dir() or args.output.endswith("/"))
+    kind = args.format or ("parquet" if fills else _format_of(output))
     if kind in ("csv", "arrow") and len(args.channels) != 1:
         raise BadRequestError(f"{kind} is of one channel: name it, as --channels trade")
     if (kind == "parquet" and output is None) or (kind == "arrow" and output is None and sys.stdout.isatty()):
         raise BadRequestError(f"{kind} is not for a terminal: name a file with -o FILE")
     asked = client.slice(args.exchange, args.symbols, args.channels, args.start, args.end, by=args.by)
     if kind == "parquet" and output is not None:
-        (asked.to_directory if output.is_dir() else asked.to_parquet)(output)
+        (asked.to_directory if fills else asked.to_parquet)(output)
         return EXIT_OK
     with _opened(output) as out:
         if kind == "csv":
@@ -63,8 +64,6 @@ def slice_(client: Client, args: argparse.Namespace) -> int:
 
 
 def _format_of(output: Path | None) -> str:
-    if output is not None and output.is_dir():
-        return "parquet"
     suffix = "" if output is None else output.suffix.lstrip(".")
     return suffix if suffix in FORMATS else "json"
 

@@ -185,6 +185,10 @@ class Reader:
         """The number of the last `start` up to a number."""
         return self._run(upto)[0]
 
+    def subscribed(self, upto: int) -> list[str]:
+        """The symbols that were subscribed at a number."""
+        return self._run(upto)[1]
+
     def _run(self, upto: int) -> tuple[int, list[str]]:
         """The last `start` up to a number, and the symbols subscribed then; all where none was seen.
 
@@ -209,6 +213,12 @@ class Reader:
     def _begun_with(self, start: int) -> list[str] | None:
         line = next(self.lines(None, start - 1, start), None)
         return None if line is None else orjson.loads(decode(line).payload or b"{}")["subscriptions"]["symbols"]
+
+    def last_checkpoint(self, symbol: str, upto: int) -> bytes | None:
+        """The payload of a symbol's last checkpoint up to a number, of whatever version; None where there is none."""
+        seq = next(self._checkpoints(symbol, upto, any_version=True), None)
+        line = None if seq is None else next(self.lines(symbol, seq - 1, seq), None)
+        return None if line is None else decode(line).payload
 
     def _checkpoints(self, symbol: str | None, upto: int, *, any_version: bool = False) -> Iterator[int]:
         """A symbol's checkpoints of this normaliser's version, from the last one up to a number backwards."""

@@ -119,7 +119,7 @@ class Pipeline:
         self.exchange_dir = self.storage / exchange
         self.journal = self.storage / ".journal" / exchange
         self.scheme, self.host = "", "127.0.0.1"  # "s" for TLS
-        self._symbols = symbols
+        self.symbols = symbols
         feed = f"FEED__{exchange.upper().replace('-', '_')}__"
         chosen = {**FAST, **{feed + key: value for key, value in FAST_FEED.items()}, **settings}
         self._environ = {f"TRADE_ARCHIVIST_{key}": value for key, value in chosen.items()}
@@ -131,7 +131,7 @@ class Pipeline:
         """What every process is given."""
         return [
             self.exchange,
-            "--storage", str(self.storage), *(("--symbols", self._symbols) if self._symbols else ()),
+            "--storage", str(self.storage), *(("--symbols", self.symbols) if self.symbols else ()),
             "--ws-url", f"ws{self.scheme}://{self.host}:{self.standin.port}",
             "--rest-url", f"http{self.scheme}://{self.host}:{self.standin.port}",
             "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),

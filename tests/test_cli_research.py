@@ -75,13 +75,17 @@ def test_slice_when_written_to_a_file_then_its_name_says_the_format(tell: Tell, 
     assert {path.name for path in tmp_path.iterdir()} == {"t.parquet", "t.arrow", "t.csv", "t.json"}
 
 
-def test_slice_when_written_into_a_directory_then_fills_it(tell: Tell, client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["new/", "empty"])
+def test_slice_when_written_into_a_directory_then_fills_it(
+    tell: Tell, client: Client, tmp_path: Path, name: str
+) -> None:
     polars = pytest.importorskip("polars")
-    assert tell("slice", "binance", "BTCUSDT", "--channels", "trade", "-o", tmp_path) == ""
+    (tmp_path / "empty").mkdir()
+    wanted = "slice", "binance", "BTCUSDT", "--channels", "trade", "-o", f"{tmp_path}/{name}"
+    assert tell(*wanted) == ""
     expected = client.slice("binance", "BTCUSDT", "trade").to_polars()
-    assert polars.read_parquet(tmp_path / "binance" / "trade" / "BTCUSDT" / "*.parquet").rows() == expected.rows()
-    said = tell("slice", "binance", "BTCUSDT", "--channels", "trade", "-o", tmp_path, code=2)
-    assert "name a fresh one" in said
+    assert polars.read_parquet(tmp_path / name / "binance/trade/BTCUSDT/*.parquet").rows() == expected.rows()
+    assert "name a fresh one" in tell(*wanted, code=2)
 
 
 def test_slice_when_it_fails_then_no_file_stands_there(tell: Tell, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Names that mean symbols: unified ones and patterns, where a symbol is configured and where one is asked for."""
 
+import signal
 from collections.abc import Callable
 from typing import cast
 
@@ -13,7 +14,7 @@ from common.errors import BadRequestError
 from common.naming import may_be_name, resolve
 from common.spelling import spelled
 from common.transport import LocalDialogue
-from tests.pipeline import Pipeline, until
+from tests.pipeline import Pipeline, archived, until
 
 ADAPTER = cast(Adapter, exchanges.get("binance"))
 
@@ -120,6 +121,28 @@ def test_a_pipeline_of_patterns_records_what_they_mean_and_is_asked_by_unified_n
             client.book("binance", "*-USDT")
         (told,) = client.slice("binance", "BTC-USDT", "instrument").events()
         assert told["tick_size"] == known["BTCUSDT"]["tick_size"] and told["channel"] == "instrument"
+
+
+def test_a_symbol_that_is_recorded_no_more_keeps_its_name(make: Callable[..., Pipeline]) -> None:
+    """Else `*-USDT` would mean, of the past too, only what is still there: research would not see what has died."""
+    pipeline = make("--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "100", "--seed", "5")
+    pipeline.start("archiver", "feed", "history")
+    with Client(pipeline.server) as client:
+        until(lambda: len(client.instruments("binance")) == 2, "instruments are known")
+        until(lambda: is_kept(pipeline, "ETHUSDT"), "a checkpoint has the instrument")
+        pipeline.kill("feed", signal_number=signal.SIGTERM)
+        pipeline.symbols = "BTCUSDT"
+        pipeline.start("feed")
+        until(lambda: [each["symbol"] for each in client.instruments("binance")] == ["BTCUSDT"], "one is left")
+        assert client.symbols("binance", "*-USDT") == ["BTCUSDT", "ETHUSDT"]
+        assert {event["symbol"] for event in client.slice("binance", "ETH-USDT", "trade")} == {"ETHUSDT"}
+
+
+def is_kept(pipeline: Pipeline, symbol: str) -> bool:
+    found = (
+        each for each in archived(pipeline.exchange_dir, symbol) if (each.kind, each.symbol) == ("checkpoint", symbol)
+    )
+    return any(b'"instrument":{' in (each.payload or b"") for each in found)
 
 
 def test_history_refuses_a_name_that_two_recorded_symbols_bear(make: Callable[..., Pipeline]) -> None:
