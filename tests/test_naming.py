@@ -142,7 +142,7 @@ def is_kept(pipeline: Pipeline, symbol: str) -> bool:
     found = (
         each for each in archived(pipeline.exchange_dir, symbol) if (each.kind, each.symbol) == ("checkpoint", symbol)
     )
-    return any(b'"instrument":{' in (each.payload or b"") for each in found)
+    return any("instrument" in orjson.loads(each.payload or b"")["state"] for each in found)
 
 
 def test_history_refuses_a_name_that_two_recorded_symbols_bear(make: Callable[..., Pipeline]) -> None:
