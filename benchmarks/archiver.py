@@ -30,9 +30,8 @@ from common.sealing import Tables, seal
 from common.storage import MANIFEST, Archived, read_archived
 from common.tabling import Covers, Derivation, table_name, write
 
-NORMALISER = version(exchanges.get("binance"))
-
 ADAPTER = exchanges.get("binance")
+NORMALISER = version(ADAPTER)
 
 
 def write_journal(storage: Path, count: int) -> int:

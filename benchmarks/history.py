@@ -31,8 +31,7 @@ from common.disk import AppendFile, Disk
 from common.normaliser import Normaliser
 from common.process import boot_id
 from common.record import decode, encode
-from common.recorder import CHECKPOINT_BYTES
-from common.schedule import Weights
+from common.schedule import CHECKPOINT_BYTES, Weights
 from common.sealing import Tables, seal
 
 NORMALISER = version(exchanges.get("binance"))

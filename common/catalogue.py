@@ -22,8 +22,8 @@ def instruments(
     """
     upto = complete if at is None else min(reader.seq_at(at + 1, ()) - 1, complete)
     moment = max((file.ts_recv[1] for file in reader.files(None)[-1:]), default=0) if at is None else at
-    run, lately = reader.run(upto), reader.seq_at(moment - REFRESHED_NS, ())
-    wanted = frozenset(reader.subscribed(upto)).intersection(*(() if symbols is None else (symbols,)))
+    (run, subscribed), lately = reader.run(upto), reader.seq_at(moment - REFRESHED_NS, ())
+    wanted = frozenset(subscribed if symbols is None else set(symbols).intersection(subscribed))
     known = _told(reader, adapter, wanted, max(run, lately), upto)
     if not known and run < lately:  # for so long the exchange has not answered
         known = _told(reader, adapter, wanted, run, upto)

@@ -6,6 +6,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .schedule import CHECKPOINT_BYTES
+
 CODECS = {"bz2": 9, "zstd": 22}
 """What archives can be compressed with, and the highest level of each."""
 
@@ -49,7 +51,7 @@ class FeedConfig:
     checkpoint_s: int = 300
     """Seconds between two checkpoints of one symbol: history replays that much at most. A book of 5,000 levels a side
     takes 0.3 MB of the journal each time, and 50 KB of the archive."""
-    checkpoint_bytes: int = 2 * 1024**2
+    checkpoint_bytes: int = CHECKPOINT_BYTES
     """Bytes of one symbol's frames, about, after which its next checkpoint comes sooner; at least 16 times its own."""
     heartbeat_interval_s: float = 1.0
     """Seconds between two heartbeats of one symbol."""

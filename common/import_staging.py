@@ -261,7 +261,7 @@ class Staging:
     def _look_at_time(self, ts: int) -> None:
         """Write the checkpoints that are due at a time, and seal the files that they have turned."""
         self._due = ts + TICK_NS
-        if not (due := [*self._checkpoints.due(ts / 1e9), *self._recorder.weights.heavy]):
+        if not (due := dict.fromkeys([*self._checkpoints.due(ts / 1e9), *self._recorder.weights.heavy])):
             return
         self._flush()
         for symbol in due:

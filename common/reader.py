@@ -152,7 +152,7 @@ class Reader:
 
     def begin(self, symbol: str, after: int) -> int:
         """Where to begin, so as to know everything about a symbol after a number: a checkpoint, or a run's start."""
-        start, subscribed = self._run(after)
+        start, subscribed = self.run(after)
         return self._known_from(symbol, after, start) if symbol in subscribed else after + 1
 
     def replayed(
@@ -162,7 +162,7 @@ class Reader:
 
         With `channel`, frames of other channels may be passed over.
         """
-        start, subscribed = self._run(after)
+        start, subscribed = self.run(after)
         begins = (self._known_from(symbol, after, start) for symbol in symbols if symbol in subscribed)
         first = min(begins, default=after + 1)
         normaliser.begin(subscribed)
@@ -181,15 +181,7 @@ class Reader:
         """From where a subscribed symbol is known: its last checkpoint, or the run's start."""
         return max(next(self._checkpoints(symbol, after), 0), start)
 
-    def run(self, upto: int) -> int:
-        """The number of the last `start` up to a number."""
-        return self._run(upto)[0]
-
-    def subscribed(self, upto: int) -> list[str]:
-        """The symbols that were subscribed at a number."""
-        return self._run(upto)[1]
-
-    def _run(self, upto: int) -> tuple[int, list[str]]:
+    def run(self, upto: int) -> tuple[int, list[str]]:
         """The last `start` up to a number, and the symbols subscribed then; all where none was seen.
 
         Checkpoints of no symbol name their run and its symbols: nothing before the last of them is read.

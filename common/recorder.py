@@ -13,10 +13,7 @@ from .adapter import Adapter, version
 from .events import HEARTBEAT, Snapshot, Update, topic
 from .normaliser import Normaliser, Work
 from .record import DATA, FORMAT, Record, decode, encode, is_plain, payload_part
-from .schedule import Weights
-
-CHECKPOINT_BYTES = 2 * 1024**2
-"""What is written of one symbol between two checkpoints, about."""
+from .schedule import CHECKPOINT_BYTES, Weights
 
 
 class Log(Protocol):

@@ -89,7 +89,7 @@ def _items(part: Part, start: int, end: int) -> Iterator[Item]:
     normaliser = Normaliser(adapter, symbols)
     wanted = {topic(adapter.NAME, each, one) for each in (*part.channels, GAP) for one in symbols}
     after, to = reader.range(symbols, start, end)
-    run = reader.run(after)
+    run, _ = reader.run(after)
     clock = start
     opening: Item | None = None
     is_open = False

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator, Set
 
+CHECKPOINT_BYTES = 2 * 1024**2
+"""What is written of one symbol between two checkpoints, about."""
+
 
 class Heartbeats:
     """Each symbol once in an interval, evenly spread over it."""

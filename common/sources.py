@@ -113,12 +113,9 @@ class Source:
             write_file(found, place / _name(0 if plan is None else plan.after))
         if plan is not None:
             parts = list(chain.from_iterable(plan.streams))
+            paths = [places[part.symbols[0]] / _name(part.after + 1) for part in parts]
             with ThreadPoolExecutor(AHEAD) as pool:
-                list(
-                    pool.map(
-                        lambda part: self._write_part(part, places[part.symbols[0]] / _name(part.after + 1)), parts
-                    )
-                )
+                list(pool.map(self._write_part, parts, paths))
 
     def _write_part(self, part: Part, path: Path) -> None:
         if part.file is not None and self._is_within(part):
