@@ -14,7 +14,7 @@ from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, text
 
 NAME = "binance"
-VERSION = 3  # of what normalise gives: raise it when the same record gives other events
+VERSION = 4  # of what normalise gives: raise it when the same record gives other events
 
 loads = orjson.loads  # prices and amounts come as texts
 ENCODING = ""  # nothing is compressed

@@ -17,7 +17,7 @@ from ..fields import day, digits, levels, text
 from . import binance
 from .binance import agg_fields, agg_trade, candle, ns, quote, ticker, trade
 
-VERSION = 3
+VERSION = 4
 
 STREAMS_PER_CONNECTION = 200  # COIN-M's limit; USD-M's is 1024
 STREAMS_PER_SUBSCRIBE = 100

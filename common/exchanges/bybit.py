@@ -16,7 +16,7 @@ from ..book import BookRule
 from ..events import Action, Reply, Request, Update, instrument
 from ..fields import day, levels, ns_of_ms, side, text
 
-VERSION = 3  # of what normalise gives: raise it when the same record gives other events
+VERSION = 4  # of what normalise gives: raise it when the same record gives other events
 
 WS_URL = "wss://stream.bybit.com"
 REST_URL = "https://api.bybit.com"

@@ -15,7 +15,7 @@ from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import levels, maybe, ns_of_iso, text
 
 NAME = "coinbase"
-VERSION = 3
+VERSION = 4
 
 WS_URL = "wss://ws-feed.exchange.coinbase.com"
 REST_URL = "https://api.exchange.coinbase.com"

@@ -15,7 +15,7 @@ from ..fields import maybe, ns_of_iso, text, whole
 from .coinbase import symbol_error as symbol_error
 
 NAME = "coinbase-advanced"
-VERSION = 3
+VERSION = 4
 
 WS_URL = "wss://advanced-trade-ws.coinbase.com"
 REST_URL = "https://api.coinbase.com"

@@ -17,7 +17,7 @@ from ..events import Action, Parsed, Reply, Request, Snapshot, Update, spot
 from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
 
 NAME = "htx"
-VERSION = 3
+VERSION = 4
 
 loads = loads_exact
 ENCODING = "gzip"

@@ -19,7 +19,7 @@ from ..events import Action, Reply, Request, Update, spot
 from ..fields import digits, loads_exact, ns_of_iso, side, step, text
 
 NAME = "kraken"
-VERSION = 3  # of what normalise gives: raise it when the same record gives other events
+VERSION = 4  # of what normalise gives: raise it when the same record gives other events
 
 loads = loads_exact  # prices are JSON numbers, and their last zeros are part of the checksum
 
