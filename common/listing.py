@@ -20,6 +20,7 @@ import orjson
 from .blocks import describe
 from .codec import CodecError
 from .disk import Disk
+from .missing import Missing, missing_of
 from .record import seq_of
 from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, encode_symbol, is_sealed_line, month_dirs
 
@@ -30,6 +31,7 @@ SETTLED_NS = 2 * 10**9
 """What changed so long ago cannot change again with the same time of change: file systems count it in ticks."""
 
 _CODECS = {suffix: codec for codec, suffix in SEALED.items()}
+_SUFFIXES = tuple(_CODECS)
 _BLOCKS = b',"blocks":'
 _BY_NUMBER = attrgetter("seq")
 _LINE = re.compile(
@@ -37,6 +39,8 @@ _LINE = re.compile(
     rb'"codec":"\w+",[^\[{]*"seq":\[(\d+),(\d+)\],"ts_recv":\[(-?\d+),(-?\d+)\]'
 )
 """How `sealing` writes the line of a file: years of them are not decoded one by one."""
+_NEIGHBOURS = re.compile(rb',"after":(\d+)(?:,"next":(\d+))?')
+_COVERS = re.compile(rb',"covers":\[(\d+),(\d+)\]')
 
 
 class ArchiveFile(NamedTuple):
@@ -49,6 +53,8 @@ class ArchiveFile(NamedTuple):
     head: bytes = b""  # its manifest line up to the blocks
     place: tuple[Disk, Path, int, int] | tuple[()] = ()  # where that line stands in which manifest
     open_blocks: tuple[dict[str, Any], ...] = ()
+    after: int | None = None  # the last number of the symbol's file before it; 0: it was the first
+    next: int | None = None  # the first number of the file that follows; None: not known
 
     @property
     def path(self) -> Path:
@@ -104,10 +110,14 @@ class _Month:
     path: Path
     manifest: Path
     names_stamp: Any = None
-    names: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of files that are being written
+    there: set[str] = field(default_factory=set)  # names of sealed files
     manifest_stamp: Any = None
-    sealed: dict[str, ArchiveFile] = field(default_factory=dict)
-    holes: list[tuple[int, int]] = field(default_factory=list)
+    named: dict[str, ArchiveFile] = field(default_factory=dict)  # what the manifest names
+    sealed: dict[str, ArchiveFile] = field(default_factory=dict)  # of that, what is there
+    sealed_of: dict[str, ArchiveFile] | None = None  # the `named` that it is of
+    absent: list[ArchiveFile] = field(default_factory=list)  # and what is not
+    holes: list[Missing] = field(default_factory=list)
 
 
 @dataclass
@@ -118,6 +128,9 @@ class _Symbol:
     months: list[_Month] = field(default_factory=list)
     parts: list[dict[str, ArchiveFile]] = field(default_factory=list)
     sealed: list[ArchiveFile] = field(default_factory=list)
+    being_written: tuple[tuple[int, int], ...] = ()
+    missing: list[Missing] = field(default_factory=list)
+    missing_of: tuple[list[ArchiveFile], tuple[int, ...]] = ([], ())  # what `missing` was found in
 
 
 class Listing:
@@ -140,12 +153,33 @@ class Listing:
             known.sealed = sorted(chain.from_iterable(part.values() for part in parts), key=_BY_NUMBER)
             known.parts = parts
             self._forget()
+        known.being_written = tuple(file.seq for file in being_written)
         if not being_written:
             return known.sealed
         found = known.sealed + being_written
         return (
             found if not known.sealed or known.sealed[-1].seq < being_written[0].seq else sorted(found, key=_BY_NUMBER)
         )
+
+    def missing(self, symbol: str | None) -> list[Missing]:
+        """The ranges of a symbol's numbers (None: of no symbol) that its files do not hold any more, sorted.
+
+        The list is kept for the next call: it is not to be changed.
+        """
+        for _ in range(2):
+            files, known = self.files(symbol), self._symbol(NO_SYMBOL if symbol is None else encode_symbol(symbol))
+            firsts = tuple(seq[0] for seq in known.being_written)
+            if known.missing_of[0] is known.sealed and known.missing_of[1] == firsts:
+                break
+            absent = sorted((file for month in known.months for file in month.absent), key=_BY_NUMBER)
+            known.missing = missing_of(symbol, files, absent)
+            if not known.missing:
+                known.missing_of = known.sealed, firsts
+                break
+            for month in known.months:  # a file may have been begun or sealed between two looks
+                month.names_stamp = month.manifest_stamp = None
+            known.names = []
+        return known.missing
 
     def newest(self, symbol: str | None) -> list[ArchiveFile]:
         """The files of a symbol's last month: what was sealed, then what is being written."""
@@ -173,24 +207,42 @@ class Listing:
         while True:
             names = self._open_names(month)
             self._read_manifest(month)  # after the names: what is gone from them stands here
+            self._set_apart(month)
             try:
                 waiting = [month.path / name for name in names if name.removesuffix(OPEN) not in month.sealed]
                 return [file for path in waiting if (file := self._open_file(path)) is not None]
             except FileNotFoundError:  # sealed between the manifest and now
                 month.names_stamp = month.manifest_stamp = None
 
-    def holes(self) -> list[tuple[int, int]]:
+    def holes(self) -> list[Missing]:
         """The ranges of numbers that the manifests name as lost, sorted."""
         months = self._symbol(NO_SYMBOL).months
         for month in months:
             self._read_manifest(month)
-        return sorted(hole for month in months for hole in month.holes)
+        return sorted((hole for month in months for hole in month.holes), key=lambda hole: (hole.first, hole.last))
+
+    def _set_apart(self, month: _Month) -> None:
+        """Divide what a manifest names into what is there and what is not."""
+        absent = [
+            file for file in month.named.values() if file.file not in month.there and not self._disk.exists(file.path)
+        ]
+        if absent == month.absent and month.sealed_of is month.named:
+            return
+        month.absent, month.sealed_of, month.sealed = absent, month.named, month.named
+        if absent:
+            gone = {file.file for file in absent}
+            month.sealed = {name: file for name, file in month.named.items() if file.file not in gone}
 
     def _open_names(self, month: _Month) -> list[str]:
         path = month.path
-        stamp = self._stamp(path)
+        try:
+            stamp = self._stamp(path)
+        except FileNotFoundError:  # the whole month was removed
+            stamp = None
         if stamp is None or stamp != month.names_stamp:
-            month.names = [name for name in self._disk.names(path) if name.endswith(OPEN)]
+            names = self._disk.names(path)
+            month.names = [name for name in names if name.endswith(OPEN)]
+            month.there = {name for name in names if name.endswith(_SUFFIXES)}
             month.names_stamp = stamp
             for known in [known for known in self._open if known.parent == path and known.name not in month.names]:
                 del self._open[known]
@@ -203,8 +255,9 @@ class Listing:
                 return
             data = self._disk.read(month.manifest)
         except FileNotFoundError:
+            month.named, month.holes, month.manifest_stamp = {}, [], None
             return
-        month.sealed, month.holes, month.manifest_stamp = {}, [], stamp
+        month.named, month.holes, month.manifest_stamp = {}, [], stamp
         offset = 0
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
             self._take_line(month, line, offset)
@@ -216,17 +269,22 @@ class Listing:
             name, file, *numbers = match.groups()
             first, last, earliest, latest = map(int, numbers)
             seq, ts_recv = (first, last), (earliest, latest)
-            month.sealed[name.decode()] = ArchiveFile(month.path, file.decode(), seq, ts_recv, line[:cut], place)
+            chain = _neighbours(line[match.end() : cut])
+            found = ArchiveFile(month.path, file.decode(), seq, ts_recv, line[:cut], place, (), *chain)
+            month.named[name.decode()] = found
             return
         try:
             head = orjson.loads(line[:cut] + _BLOCKS + b"[]}" if cut > 0 else line)
             if is_sealed_line(head):
                 seq, ts_recv = tuple(head["seq"]), tuple(head["ts_recv"])
                 del head["blocks"]
-                file = ArchiveFile(month.path, head["file"], seq, ts_recv, orjson.dumps(head)[:-1], place)
-                month.sealed[head["name"]] = file
+                short = orjson.dumps(head)[:-1]
+                chain = _neighbours(short)
+                month.named[head["name"]] = ArchiveFile(
+                    month.path, head["file"], seq, ts_recv, short, place, (), *chain
+                )
             elif "hole" in head:
-                month.holes.append((head["hole"][0], head["hole"][1]))
+                month.holes.append(_hole(head))
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
             return  # `verify` names it
 
@@ -245,6 +303,21 @@ class Listing:
         """What tells whether something changed; None where that cannot be told yet. Raises FileNotFoundError."""
         changed = self._disk.mtime_ns(path)
         return (changed, self._disk.size(path)) if changed < time.time_ns() - SETTLED_NS else None
+
+
+def _neighbours(rest: bytes) -> tuple[int | None, int | None]:
+    """`after` and `next` of a manifest line. In lines that have neither, what their tables cover tells."""
+    if (found := _NEIGHBOURS.match(rest) or _NEIGHBOURS.search(rest)) is not None:
+        return int(found[1]), int(found[2]) if found[2] is not None else None
+    if (covers := _COVERS.search(rest)) is None:
+        return None, None
+    return int(int(covers[1]) > 1), int(covers[2]) + 1  # they begin at 1 where the file is the symbol's first
+
+
+def _hole(line: dict[str, Any]) -> Missing:
+    first, last = line["hole"]
+    ts_recv = line.get("ts_recv")
+    return Missing(first, last, None, str(line.get("reason")), ts_recv, ts_recv)
 
 
 class OpenIndex:

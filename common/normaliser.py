@@ -240,9 +240,12 @@ class Normaliser:
         """Begin in the middle of a run, of which that much is known: frames that name other symbols give nothing."""
         self._subscribed = frozenset(subscribed)
 
-    def hole(self, first: int) -> None:
-        """Records before `first` are lost (as the archive's manifest says): what they would have told is unknown."""
-        self._start, self._subscribed = first - 1, None
+    def hole(self, first: int, last: int, symbol: str | None = None) -> None:
+        """The records `first` to `last` are missing, of one symbol or of all: forget what they may have changed."""
+        if symbol is not None:
+            self.symbols.pop(symbol, None)
+            return
+        self._start, self._subscribed = last, None
         self.symbols.clear()
 
     # -- the other kinds of record -----------------------------------------------------------------------------

@@ -4,7 +4,6 @@ It never writes, and hinders nobody: a file that is sealed or removed under its 
 `seq`; ranges are above `after`, up to and with `to`.
 """
 
-import heapq
 import os
 from bisect import bisect_right
 from collections import OrderedDict, deque
@@ -25,6 +24,8 @@ from .codec import CodecError, decompress
 from .disk import Disk
 from .events import GAP, Event, topic
 from .listing import ArchiveFile, Listing
+from .merging import merged, spliced
+from .missing import Missing
 from .normaliser import Normaliser
 from .process import boot_id
 from .record import decode, seq_of, ts_recv_of
@@ -75,6 +76,16 @@ class Reader:
             self._seen[symbol] = self._listing.files(symbol)
         return self._seen[symbol]
 
+    def missing(self, symbols: Sequence[str]) -> list[Missing]:
+        """What the archive held of some symbols, and of no symbol, and does not hold any more, by their numbers.
+
+        Holes that a manifest names are among them: those concern every symbol.
+        """
+        found = [*self._listing.holes()]
+        for symbol in (None, *symbols):
+            found += self._listing.missing(symbol)
+        return sorted(found, key=lambda each: (each.first, each.last))
+
     def newest(self, symbol: str) -> list[ArchiveFile]:
         """Those of its last month, in no certain order."""
         return self._listing.newest(symbol)
@@ -87,7 +98,7 @@ class Reader:
         Raises CodecError with file and offset where a block is corrupt.
         """
         if len(symbols) == 1:
-            yield from _spliced(self._pieces(symbols[0], after, to), self._pieces(None, after, to))
+            yield from spliced(self._pieces(symbols[0], after, to), self._pieces(None, after, to))
             return
         for lines in self._batches(symbols, after, to):
             yield b"\n".join(lines) + b"\n"
@@ -101,7 +112,7 @@ class Reader:
             for piece in self.raw(symbols, after, to):
                 yield piece[:-1].split(b"\n")
             return
-        lines = _merged([self.lines(symbol, after, to) for symbol in (None, *symbols)])
+        lines = merged([self.lines(symbol, after, to) for symbol in (None, *symbols)])
         while some := list(islice(lines, JOINED_LINES)):
             yield some
 
@@ -166,12 +177,13 @@ class Reader:
         begins = (self._known_from(symbol, after, start) for symbol in symbols if symbol in subscribed)
         first = min(begins, default=after + 1)
         normaliser.begin(subscribed)
-        holes = deque(hole for hole in self._listing.holes() if hole[1] >= first)
+        holes = deque(hole for hole in self.missing(symbols) if hole.last >= first)
         for lines in self._batches(symbols, first - 1, to):
-            if holes and holes[0][1] < seq_of(lines[-1]):
+            if holes and holes[0].last < seq_of(lines[-1]):
                 for line in lines:
-                    while holes and holes[0][1] < seq_of(line):
-                        normaliser.hole(holes.popleft()[1] + 1)
+                    while holes and holes[0].last < seq_of(line):
+                        hole = holes.popleft()
+                        normaliser.hole(hole.first, hole.last, hole.symbol)
                     yield seq_of(line), line
                 continue
             for line in lines if channel is None else _of_channel(lines, channel):
@@ -312,44 +324,6 @@ class Reader:
         return known
 
 
-class _Cursor:
-    """Where a merge stands in a stream of pieces."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self.raw, self.place = b"", 0
-        self.next_piece()
-
-    def next_piece(self) -> None:
-        self.raw, self.place = next(self._pieces, b""), 0
-
-    @property
-    def first(self) -> int:
-        return seq_of(self.raw[self.place : self.place + 40])
-
-    @property
-    def last(self) -> int:
-        return seq_of(self.raw[self.raw.rfind(b"\n", 0, -1) + 1 :][:40])
-
-
-def _spliced(many: Iterator[bytes], few: Iterator[bytes]) -> Iterator[bytes]:
-    """Two streams of pieces merged by numbers: pieces are cut only where the other stream has something in between."""
-    one, other = _Cursor(many), _Cursor(few)
-    while one.raw and other.raw:
-        if one.first > other.first:
-            one, other = other, one
-        limit = other.first
-        end = len(one.raw) if one.last < limit else place_of(one.raw, limit)
-        yield one.raw[one.place : end] if one.place or end < len(one.raw) else one.raw
-        one.place = end
-        if end == len(one.raw):
-            one.next_piece()
-    for rest in (one, other):
-        while rest.raw:
-            yield rest.raw[rest.place :] if rest.place else rest.raw
-            rest.next_piece()
-
-
 def _of_channel(lines: list[bytes], channel: str) -> list[bytes]:
     """Without the frames and told events that are filed under another channel."""
     frame, told, mine = b'"kind":"in","channel":"', b'"kind":"event","channel":"', b'"channel":"%b"' % channel.encode()
@@ -358,10 +332,6 @@ def _of_channel(lines: list[bytes], channel: str) -> list[bytes]:
         for line in lines
         if line.find(mine, 0, 128) > 0 or (line.find(frame, 0, 96) < 0 and line.find(told, 0, 96) < 0)
     ]
-
-
-def _merged(streams: list[Iterator[bytes]]) -> Iterator[bytes]:
-    return heapq.merge(*streams, key=seq_of)
 
 
 def _done(ahead: "deque[tuple[Future[bytes], dict[str, Any]]]") -> tuple[bytes, dict[str, Any]]:

@@ -15,8 +15,19 @@ from zlib import crc32
 from .blocks import describe
 from .codec import compressor
 from .disk import Disk, remove_if_there
-from .record import FORMAT
-from .storage import NO_SYMBOL, OPEN, SEALED, append_manifest, decode_symbol, sealed_lines, sync_manifest
+from .record import FORMAT, RecordError, is_record, seq_of, whole_lines
+from .storage import (
+    NO_SYMBOL,
+    OPEN,
+    SEALED,
+    append_manifest,
+    decode_symbol,
+    month_dirs,
+    sealed_lines,
+    sync_manifest,
+)
+
+TAIL_BYTES = 1024 * 1024
 
 
 class DamagedError(Exception):
@@ -56,7 +67,7 @@ def seal(
     place_tables(disk, tables)
     disk.sync_dir(month)
     head = {"name": name, "file": target.name, "symbol": symbol, "format": FORMAT, "normaliser": normaliser}
-    line = manifest_line({**head, **line}, tables)
+    line = manifest_line({**head, **line, **_neighbours(disk, path, line["seq"][0])}, tables)
     append_manifest(disk, month, line)
     disk.remove(path)
     return line
@@ -104,6 +115,36 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
         **({"told": True} if any("told" in block for block in blocks) else {}),
         "blocks": blocks,
     }
+
+
+def _neighbours(disk: Disk, path: Path, first: int) -> dict[str, int]:
+    """The last number `after` which a file begins, and the first of the `next` one: so that the loss of either shows.
+
+    Only the months around are looked at: what lies farther away is at most not noticed.
+    """
+    months = month_dirs(disk, path.parents[1])
+    index = months.index(path.parent)
+    ends = [
+        (line["seq"][0], line["seq"][1])
+        for month in months[max(0, index - 1) : index + 2]
+        for line in sealed_lines(disk, month).values()
+    ]
+    for month in months[max(0, index - 1) : index + 2]:
+        others = [month / name for name in disk.names(month) if name.endswith(OPEN) and month / name != path]
+        ends += [found for other in others if (found := _ends(disk, other)) is not None]
+    after = max((last for begin, last in ends if begin < first), default=0)
+    following = [begin for begin, _ in ends if begin > first]
+    return {"after": after, **({"next": min(following)} if following else {})}
+
+
+def _ends(disk: Disk, path: Path) -> tuple[int, int] | None:
+    """The first and last numbers of a file that is being written; None where they cannot be read."""
+    try:
+        lines, _ = whole_lines(disk.read(path, max(0, disk.size(path) - TAIL_BYTES)))
+        first = seq_of(disk.read(path, 0, 40))
+        return first, max([first, *(seq_of(line) for line in lines[-1:] if is_record(line))])
+    except (FileNotFoundError, RecordError):
+        return None
 
 
 def _described(raw: bytes, path: Path) -> dict[str, Any]:

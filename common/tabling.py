@@ -19,7 +19,7 @@ from .adapter import FAULTS, Adapter, version
 from .disk import Disk, remove_if_there
 from .emission import Published
 from .events import GAP, Event
-from .listing import ArchiveFile, Listing
+from .listing import ArchiveFile
 from .normaliser import Normaliser
 from .reader import Reader
 from .record import Record, seq_of
@@ -44,10 +44,16 @@ class Covers(NamedTuple):
 
 
 def covers(files: Sequence[ArchiveFile], index: int) -> Covers | None:
-    """What one of a symbol's files covers; None for the last one, whose end nobody knows yet."""
+    """What one of a symbol's files covers; None for the last one, whose end nobody knows yet.
+
+    What is missing between two files is covered by neither.
+    """
     if index + 1 >= len(files):
         return None
-    return Covers(files[index].first if index else 1, files[index + 1].first - 1)
+    file, following = files[index], files[index + 1].first
+    if file.next is not None:
+        following = min(following, file.next)
+    return Covers(file.first if index or file.after else 1, following - 1)
 
 
 def tabulate(path: Path, adapter: Adapter, *, goes_on: bool = False) -> Tables | None:
@@ -113,7 +119,6 @@ class Derivation:
     def __init__(self, directory: Path, adapter: Adapter, symbol: str) -> None:
         self.directory, self.adapter, self.symbol = directory, adapter, symbol
         self.reader = Reader(directory.parent, adapter)
-        self._listing = Listing(Disk(), directory)
         self._normaliser = Normaliser(adapter, [symbol])
         self._position: int | None = None  # the normaliser has taken everything up to here
         self._taken = 0  # its last record
@@ -162,13 +167,14 @@ class Derivation:
         """The record lines from the position on; the normaliser is told of the holes on the way."""
         after = self._position or 0
         self._position = None  # until all of it was taken
-        holes = deque(hole for hole in self._listing.holes() if hole[1] > self._taken)
+        holes = deque(hole for hole in self.reader.missing([self.symbol]) if hole.last > self._taken)
         line = b""
         for line in self.reader.merged([self.symbol], after, last):
             if holes:
                 seq = seq_of(line)
-                while holes and holes[0][1] < seq:
-                    self._normaliser.hole(holes.popleft()[1] + 1)
+                while holes and holes[0].last < seq:
+                    hole = holes.popleft()
+                    self._normaliser.hole(hole.first, hole.last, hole.symbol)
             yield line
         self._taken = seq_of(line) if line else self._taken
         self._position = last

@@ -1,0 +1,115 @@
+"""Files that somebody removed: the rest stays readable, and the range that is gone is named."""
+
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+
+from common import exchanges
+from common.answers import Answers
+from common.listing import ArchiveFile
+from common.missing import UNKNOWN_END, Missing
+from common.reader import Reader
+from common.record import seq_of
+from common.storage import MANIFEST
+from tests.archives import FIRST, Archive, hours, written
+
+BINANCE = exchanges.get("binance")
+
+
+@pytest.fixture(params=["zstd", "bz2"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
+    """Three hours: two sealed, one open, of two symbols and of none."""
+    return written(tmp_path, request.param)
+
+
+def reader(archive: Archive) -> Reader:
+    return Reader(archive.storage, BINANCE)
+
+
+def held(archive: Archive, symbol: str | None) -> list[int]:
+    return [seq_of(line) for line in reader(archive).lines(symbol, 0, UNKNOWN_END)]
+
+
+def forget(file: ArchiveFile) -> None:
+    """Remove a file and its line of the manifest."""
+    file.path.unlink()
+    manifest = file.month / MANIFEST
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(line for line in lines if file.file.encode() not in line))
+
+
+def asked(archive: Archive, **request: object) -> tuple[dict[str, object], list[bytes]]:
+    header, *payload = Answers(archive.storage).answer(orjson.dumps({"exchange": "binance", **request}))
+    return orjson.loads(header), payload
+
+
+@pytest.mark.parametrize("symbol", [None, "BTCUSDT", "ETHUSDT"])
+def test_missing_when_nothing_is_gone_then_nothing(archive: Archive, symbol: str | None) -> None:
+    assert reader(archive).missing([symbol] if symbol else []) == []
+
+
+@pytest.mark.parametrize("symbol", [None, "BTCUSDT"])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_missing_when_a_sealed_file_is_removed_then_its_range_is_named_and_the_rest_is_read(
+    archive: Archive, symbol: str | None, index: int, is_forgotten: bool
+) -> None:
+    files, before = reader(archive).files(symbol), held(archive, symbol)
+    file = files[index]
+    forget(file) if is_forgotten else file.path.unlink()
+    (missing,) = reader(archive).missing([symbol] if symbol else [])
+    if is_forgotten:
+        first = files[0].seq[1] + 1 if index else 1
+        assert missing[:4] == (first, files[index + 1].first - 1, symbol, "missing")
+        assert missing.ts_from == (files[0].ts_recv[1] if index else None)
+    else:
+        assert missing == Missing(*file.seq, symbol, "missing", *file.ts_recv, file.file)
+    assert held(archive, symbol) == [seq for seq in before if not file.seq[0] <= seq <= file.seq[1]]
+
+
+@pytest.mark.parametrize("symbol", [None, "BTCUSDT"])
+def test_missing_when_the_last_file_is_removed_then_it_is_named_without_an_end(
+    archive: Archive, symbol: str | None
+) -> None:
+    *_, before, last = reader(archive).files(symbol)
+    last.path.unlink()
+    (missing,) = reader(archive).missing([symbol] if symbol else [])
+    assert missing == Missing(before.seq[1] + 1, UNKNOWN_END, symbol, "missing", before.ts_recv[1])
+
+
+def test_missing_when_two_files_in_a_row_are_removed_then_they_are_one_range(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    archive.begin()
+    archive.take(hours(FIRST + 1, 600, 5))
+    archive.close()
+    files = reader(archive).files("BTCUSDT")
+    for file in files[1:3]:
+        forget(file)
+    (missing,) = reader(archive).missing(["BTCUSDT"])
+    assert (missing.first, missing.last) == (files[0].seq[1] + 1, files[3].first - 1)
+
+
+def test_missing_when_lines_have_no_neighbours_then_what_tables_cover_tells(archive: Archive) -> None:
+    """Manifests of before."""
+    for manifest in archive.directory.rglob(MANIFEST):
+        lines = [orjson.loads(line) for line in manifest.read_bytes().splitlines()]
+        old = [{key: value for key, value in line.items() if key not in ("after", "next", "crc32")} for line in lines]
+        manifest.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
+    assert reader(archive).missing(["BTCUSDT", "ETHUSDT"]) == []
+    files = reader(archive).files("BTCUSDT")
+    forget(files[1])
+    (missing,) = reader(archive).missing(["BTCUSDT"])
+    assert (missing.first, missing.last) == (files[0].seq[1] + 1, files[2].first - 1)
+
+
+@pytest.mark.parametrize("format_", ["json", "raw", "arrow"])
+def test_slice_when_a_month_is_removed_with_its_manifest_then_the_rest_is_answered(
+    archive: Archive, format_: str
+) -> None:
+    shutil.rmtree(reader(archive).files("BTCUSDT")[0].month)
+    slice_ = {"op": "slice", "symbols": ["BTCUSDT"], "channels": ["trade"], "format": format_, "after": 0}
+    assert "error" not in asked(archive, **slice_)[0]
+    for op in ("coverage", "gaps"):
+        assert "error" not in asked(archive, op=op, symbols=["BTCUSDT", "ETHUSDT"], channels=["trade"])[0]
