@@ -4,6 +4,7 @@ It reads as a table of facts. What is usual stands in DEFAULTS; a file says what
 from one of its VARIANTS to the other.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -25,7 +26,9 @@ class Adapter(Protocol):
     WS_URL: str
     REST_URL: str
     STREAMS_PER_CONNECTION: int
+    STREAMS_BYTES: int  # of their names together, each with quotes and comma
     STREAMS_PER_SUBSCRIBE: int
+    SUBSCRIBE_BYTES: int  # of one frame that subscribes: longer ones may be ignored without a word
     MESSAGE_INTERVAL_S: float  # between two frames that we send on a connection
     MESSAGES_TOGETHER: bool  # that interval is between the frames of all connections: the exchange counts by address
     AGAIN_INTERVAL_S: float  # between two rounds of asking again for streams that are silent
@@ -126,7 +129,9 @@ def _no_snapshot_frame(symbol: str, request_id: int) -> bytes:
 
 DEFAULTS: dict[str, Any] = {
     "STREAMS_PER_CONNECTION": 100,
+    "STREAMS_BYTES": sys.maxsize,
     "STREAMS_PER_SUBSCRIBE": 20,
+    "SUBSCRIBE_BYTES": 4_000,  # Binance's limit, the narrowest of those for many names, is good for all
     "MESSAGE_INTERVAL_S": 0.25,
     "MESSAGES_TOGETHER": False,
     "AGAIN_INTERVAL_S": 0.0,

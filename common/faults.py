@@ -1,5 +1,6 @@
 """Faults on demand for a stand-in exchange: what is wrong at the moment, and frames that no one expects. Pure."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,19 @@ TEXT, BINARY = 0x1, 0x2
 NOW = ("cut", "close", "garble", "shutdown", "elapse")
 """Faults that happen once; the others last until they are used up or cleared."""
 
-LASTING = ("drop", "mute", "unmute", "rest-late", "rest-fail", "rest-429", "refuse", "slow", "pause", "resume")
+LASTING = (
+    "drop",
+    "mute",
+    "unmute",
+    "rest-late",
+    "rest-fail",
+    "rest-429",
+    "refuse",
+    "slow",
+    "ignore",
+    "pause",
+    "resume",
+)
 
 
 class FaultError(ValueError):
@@ -41,6 +54,8 @@ class Faults:
     """What a new connection is answered; 0 lets it in, -1 cuts it."""
     refuse_left: int = -1
     slow_s: float = 0.0
+    ignored_bytes: int = sys.maxsize
+    """Longer frames of a client have no effect and no answer."""
     paused: bool = False
 
     def change(self, params: Mapping[str, str]) -> None:
@@ -58,6 +73,8 @@ class Faults:
             self.refuse_status, self.refuse_left = number(params, "status", 503), number(params, "n", -1)
         elif do == "slow":
             self.slow_s = seconds(params, "seconds", 1.0)
+        elif do == "ignore":
+            self.ignored_bytes = number(params, "bytes", 0)
         elif do in ("pause", "resume"):
             self.paused = do == "pause"
         else:

@@ -217,6 +217,7 @@ class Normaliser:
             topic = state.channels.get(channel) if state is not None else None
             if state is None or topic is None:
                 continue
+            topic.judged = seq
             is_plain = topic.plain and topic.conn == conn and channel != "book"
             if is_plain and (channel not in self._dense or first - 1 == topic.id):
                 topic.pass_to(last, fields)

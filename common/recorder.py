@@ -113,6 +113,12 @@ class Recorder:
         if type(said) is Update and said[:2] in self._places:
             self.weights.add(said.symbol, sum(map(len, payloads)))
 
+    def has_brought(self, channel: str, symbol: str, conn: int, since: int) -> bool:
+        """Whether a connection has brought a frame of a channel and symbol since a record."""
+        state = self._normaliser.symbols.get(symbol)
+        topic = state.channels.get(channel) if state is not None else None
+        return topic is not None and conn in (topic.conn, topic.other) and topic.heard >= since
+
     def closed(self, conn: int) -> None:
         """A connection is no more: nothing of it will be counted."""
         self._counts.pop(conn, None)

@@ -93,7 +93,7 @@ class Silence:
         self._began = now
 
     def check(self, now: float, topic: tuple[str, str], last: int) -> bool:
-        """Whether a topic (channel, symbol), whose last event is number `last`, has just been silent for too long."""
+        """Whether a topic (channel, symbol), whose last frame is number `last`, has just been silent for too long."""
         seen = self._seen.get(topic)
         if seen is None or seen[0] != last:
             self._seen[topic] = (last, now, self._limit_s)

@@ -6,14 +6,16 @@ waiting ──due──▶ connecting ──▶ live ──lost──▶ waiting
 """
 
 import random
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from .events import Reply
 
 BACKOFF_FIRST_S = 0.1
 WINDOW_S = 300.0
+TOO_BIG = 1009  # the close code for a message that is too long
 
 REFUSED_WAIT_S = 120.0
 """That a fresh connection waits for what it was refused and the live one has: a listing may have ended meanwhile."""
@@ -35,22 +37,30 @@ class Link:
     next_send_at: float = 0.0
     ping_at: float = 0.0
     asked: dict[int, list[str]] = field(default_factory=dict)  # streams of each request without an answer
-    asked_at: dict[int, float] = field(default_factory=dict)  # when each went out
+    asked_at: dict[int, tuple[float, int]] = field(default_factory=dict)  # when each went out, before which record
+    unanswered: dict[str, None] = field(default_factory=dict)  # streams whose request had no answer in time
     last_heard_at: float = 0.0
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
 
     def agree(self, now: float) -> None:
         """Note when everything that was to be asked for has been answered."""
-        if self.subscribed_at is None and not self.asked and not self.to_subscribe:
-            self.subscribed_at = now
+        if self.subscribed_at is None:
+            waiting = (*self.asked.values(), *self.to_subscribe)
+            if all(name in self.unanswered for names in waiting for name in names):  # none of these holds up the others
+                self.subscribed_at = now
 
-    def give_up(self, before: float) -> int:
-        """Wait no more for answers to what was asked before a time; returns how many those are."""
-        late = [request for request in self.asked if self.asked_at[request] < before]
-        self.asked = {request: names for request, names in self.asked.items() if request not in late}
+    def give_up(self, before: float) -> list[tuple[list[str], int]]:
+        """Stop waiting for answers to what was asked before a time; returns the names, and before which record."""
+        late = [request for request in self.asked if self.asked_at[request][0] < before]
+        given_up = [(self.asked.pop(request), self.asked_at[request][1]) for request in late]
         self.asked_at = {request: self.asked_at[request] for request in self.asked}
-        return len(late)
+        return given_up
+
+    def settle(self, names: Iterable[str]) -> None:
+        """The exchange agreed to these, or brings their data."""
+        for name in names:
+            self.unanswered.pop(name, None)
 
     def drop(self, names: list[str]) -> None:
         """These streams are wanted no more: they are left, and whatever was still to be asked of them is not."""
@@ -58,6 +68,7 @@ class Link:
         for name in names:
             self.silent.pop(name, None)
             self.to_leave.pop(name, None)
+            self.unanswered.pop(name, None)
         gone = frozenset(names)
 
         def left(names: list[str]) -> list[str]:
@@ -73,6 +84,11 @@ class Link:
 
     def answered(self, reply: Reply) -> list[str]:
         """What was asked for that an answer is about: that of its id, that which it names, or what waits longest."""
+        names = self._about(reply)
+        self.settle(names)
+        return names
+
+    def _about(self, reply: Reply) -> list[str]:
         if reply.names:
             found = [name for names in self.asked.values() for name in names if name in reply.names]
             left = {
@@ -97,6 +113,12 @@ class Shard:
     retry_at: float = 0.0
     attempts: int = 0
     replace_at: float = 0.0
+    most: int | None = None  # streams in a request, after requests that the exchange has ignored; None: as it allows
+
+    def has_room(self, streams: Collection[str], limit: int, limit_bytes: int) -> bool:
+        """Whether the connection may carry these streams as well."""
+        names_bytes = sum(len(name.encode()) + 3 for name in (*self.streams, *streams))  # with quotes and comma
+        return len(self.streams) + len(streams) <= limit and names_bytes <= limit_bytes
 
 
 class ShardPolicy:
@@ -170,6 +192,13 @@ class ShardPolicy:
             shard.attempts = 0
         self._back_off(now, shard)
 
+    def learn(self, shard: Shard, link: Link, *, was_ignored: bool) -> None:
+        """Halve the requests of the next connection where this one's had no answer."""
+        if link.subscribed_at is not None:
+            shard.most = None
+        elif was_ignored and link.asked:
+            shard.most = max(1, max(map(len, link.asked.values())) // 2)
+
     def is_ready(self, now: float, shard: Shard) -> bool:
         """Whether the fresh connection has delivered beside the live one for long enough to take over.
 
@@ -180,7 +209,7 @@ class ShardPolicy:
             return False
         if live is None or now > fresh.subscribed_at + REFUSED_WAIT_S:
             return True
-        return fresh.not_there() <= live.not_there()
+        return fresh.not_there() | fresh.unanswered.keys() <= live.not_there() | live.unanswered.keys()
 
     def switched(self, now: float, shard: Shard) -> Link | None:
         """The fresh connection is the live one; returns the old, to be closed."""
@@ -194,8 +223,10 @@ class ShardPolicy:
         shard.replace_at = link.opened_at + self._reconnect_after_s * self._rng.uniform(0.95, 1.0)
 
 
-def spread(streams: list[dict[str, tuple[str, str]]], limit: int, path: Callable[[str], str]) -> list[Shard]:
-    """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limit allows.
+def spread(
+    streams: list[dict[str, tuple[str, str]]], limit: int, path: Callable[[str], str], limit_bytes: int = sys.maxsize
+) -> list[Shard]:
+    """Spread the streams (a dictionary for each symbol, kept together) over as few connections as the limits allow.
 
     `path` says which of the exchange's addresses serves a stream: each has connections of its own.
     """
@@ -205,7 +236,7 @@ def spread(streams: list[dict[str, tuple[str, str]]], limit: int, path: Callable
         shards.append(filling)
         for of_symbol in streams:
             mine = {name: place for name, place in of_symbol.items() if path(name) == served}
-            if filling.streams and len(filling.streams) + len(mine) > limit:
+            if filling.streams and not filling.has_room(mine, limit, limit_bytes):
                 filling = Shard({}, served)
                 shards.append(filling)
             filling.streams.update(mine)

@@ -3,6 +3,7 @@
 `standin_recorded.py` serves a recording through it.
 """
 
+import sys
 from collections import deque
 from collections.abc import Container, Mapping
 from typing import Any, Protocol
@@ -79,6 +80,7 @@ class Dialect(Protocol):
     def rest(self, path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tuple[int, bytes]: ...
 
     # these may be left out
+    IGNORED_BYTES: int  # a longer frame of a client has no effect and no answer
     MESSAGES_TOGETHER: bool  # frames of all connections are counted as one: there is one address here
     CONNECTS: tuple[int, float] | None  # so many new connections in so many seconds; more are answered 429
     REQUESTS: tuple[int, float] | None  # such a weight over REST in so many seconds; more is answered 429
@@ -90,6 +92,7 @@ class Dialect(Protocol):
 
 
 DEFAULTS: dict[str, Any] = {
+    "IGNORED_BYTES": sys.maxsize,
     "MESSAGES_TOGETHER": False,
     "CONNECTS": None,
     "REQUESTS": None,

@@ -343,8 +343,8 @@ class StandinServer(ABC, Generic[S]):
             async for text in connection:
                 if self.faults.slow_s:
                     await asyncio.sleep(self.faults.slow_s)
-                if connection.flooded:
-                    continue  # it is being closed
+                if connection.flooded or self._is_ignored(text):
+                    continue  # flooded: it is being closed
                 self.answer(connection, session, text)
                 self._start_if_wanted()
         except RefusedError as error:
@@ -354,6 +354,10 @@ class StandinServer(ABC, Generic[S]):
         finally:
             self.links.pop(connection.number, None)
             self._closed = [*self._closed, connection.account()][-CLOSED_MAX:]
+
+    def _is_ignored(self, text: str | bytes) -> bool:
+        most: int = min(self._bounds.IGNORED_BYTES, self.faults.ignored_bytes)
+        return len(text.encode() if isinstance(text, str) else text) > most
 
     def status(self) -> dict[str, object]:
         """What `/standin/status` tells."""

@@ -54,7 +54,7 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "channel", "conn", "gap", "held", "id", "keeps_all", "lags", "last", "latest", "merged", "missing",
+        "channel", "conn", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest", "merged", "missing",
         "other", "overlaps", "part", "plain", "prefix", "prev", "seam", "shares", "timed", "told", "ts", "untimed",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Topic:
         self.last = start
         self.prev = start  # `last` before the last event
         self.part = 0
+        self.judged = start  # the last frame that was more than the next event: it may have given none
         self.ts: int | None = None  # ts_recv of the last event
         self.id: int | None = None  # the exchange's id that the topic has reached
         self.conn: int | None = None  # the connection that is followed; None: the next one that delivers
@@ -87,6 +88,11 @@ class Topic:
         if ts_event is None:
             return self.untimed % (seq, self.prev, ts_recv, fields[1:])
         return self.timed % (seq, self.prev, ts_event, ts_recv, fields[1:])
+
+    @property
+    def heard(self) -> int:
+        """The number of the last frame, also of one that gave no event: it was held back, or told before."""
+        return max(self.last, self.judged)
 
     def follow(self, conn: int, *, lags: bool) -> None:
         self.conn, self.seam, self.lags, self.plain = conn, True, lags, False

@@ -11,17 +11,19 @@ from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import orjson
 import websocket
 
 from .adapter import Adapter
 from .config import FeedConfig
 from .connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
-from .events import Reply
 from .recorder import Recorder
-from .shards import Link, Shard, ShardPolicy, batches, spread
+from .shards import TOO_BIG, Link, Shard, ShardPolicy, batches, spread
+from .subscribing import Subscriber
 
 log = logging.getLogger("feed")
+
+SILENT = "silent"
+"""The reason of a connection that was given up because nothing came on it."""
 
 SORTS_MAX = 200
 """Sorts of frames not understood that are told apart."""
@@ -43,10 +45,12 @@ class Wires:
         self.selector = selectors.DefaultSelector()
         self._adapter, self._config, self._recorder = adapter, config, recorder
         self._stamp, self._wake, self._remember = stamp, wake, remember
+        self._subscriber = Subscriber(adapter, recorder, stamp, config.idle_timeout_s)
         streams = [
             adapter.streams(symbol, list(config.channels), list(config.candle_intervals)) for symbol in config.symbols
         ]
-        self._shards = spread(streams, adapter.STREAMS_PER_CONNECTION, adapter.path)
+        self._limits = adapter.STREAMS_PER_CONNECTION, adapter.STREAMS_BYTES
+        self._shards = spread(streams, self._limits[0], adapter.path, self._limits[1])
         self._policy = ShardPolicy(
             adapter.CONNECTS_PER_5_MIN,
             adapter.CONNECT_INTERVAL_S,
@@ -56,7 +60,7 @@ class Wires:
             random.Random(),
         )
         self._open: dict[int, tuple[Connection, Shard, Link]] = {}
-        self._next_conn, self._next_request = first_conn, 1
+        self._next_conn = first_conn
         self._made: queue.SimpleQueue[tuple[Shard, websocket.WebSocket | None, str]] = queue.SimpleQueue()
         self._now = 0.0
         self._next_send_at = 0.0  # on whichever connection; who has waited longest goes first
@@ -82,7 +86,7 @@ class Wires:
                 self._switch(now, shard)
         for connection, shard, link in sorted(self._open.values(), key=lambda each: each[2].next_send_at):
             if now - link.last_heard_at > self._config.idle_timeout_s:
-                self._lost(connection, shard, link, ConnectionLostError("silent"))
+                self._lost(connection, shard, link, ConnectionLostError(SILENT))
             elif now >= max(link.next_send_at, self._next_send_at):
                 self._send_next(now, connection, shard, link)
 
@@ -128,13 +132,13 @@ class Wires:
                 self._shards.remove(shard)
         carried = {name for shard in self._shards for name in shard.streams}
         new = [{name: place for name, place in each.items() if name not in carried} for each in streams]
-        for shard in spread([each for each in new if each], self._adapter.STREAMS_PER_CONNECTION, self._adapter.path):
+        for shard in spread([each for each in new if each], self._limits[0], self._adapter.path, self._limits[1]):
             self._join(shard)
 
     def _join(self, new: Shard) -> None:
         """Let a connection that has room carry a new shard's streams; else it gets one of its own."""
         for shard in self._shards:
-            if shard.path == new.path and len(shard.streams) + len(new.streams) <= self._adapter.STREAMS_PER_CONNECTION:
+            if shard.path == new.path and shard.has_room(new.streams, *self._limits):
                 shard.streams.update(new.streams)
                 for _, other, link in self._open.values():
                     if other is shard:
@@ -149,8 +153,7 @@ class Wires:
             for name, place in shard.streams.items():
                 if place == ("book", symbol) and link is shard.live and link.subscribed_at is not None:
                     if self._adapter.BOOK.snapshot == "request":
-                        link.to_send.append(self._adapter.snapshot_frame(symbol, self._next_request))
-                        self._next_request += 1
+                        self._subscriber.ask_book(link, symbol)
                     else:
                         link.to_leave[name] = None
                     asked = True
@@ -186,7 +189,8 @@ class Wires:
             return
         number, self._next_conn = self._next_conn, self._next_conn + 1
         connection = Connection(number, ws, self.url(shard.path), self._config.max_frame_bytes)
-        link = Link(number, now, batches(list(shard.streams), self._adapter.STREAMS_PER_SUBSCRIBE), last_heard_at=now)
+        asked = batches(list(shard.streams), shard.most or self._adapter.STREAMS_PER_SUBSCRIBE)
+        link = Link(number, now, asked, last_heard_at=now)
         link.ping_at = now + self._adapter.PING_INTERVAL_S
         self._open[number] = (connection, shard, link)
         self._remember_open()
@@ -204,6 +208,7 @@ class Wires:
         head = {"url": connection.url, "code": error.code, "reason": error.reason}
         self._recorder.record(self._stamp(), "close", conn=connection.number, head=head)
         self._remember_open()
+        self._policy.learn(shard, link, was_ignored=error.reason == SILENT or error.code == TOO_BIG)
         self._policy.lost(self._now, shard, link)
         log.info("%s connection %d closed: %s", self._adapter.NAME, connection.number, error.reason)
 
@@ -228,7 +233,7 @@ class Wires:
             link.ping_at = now + self._adapter.PING_INTERVAL_S
             link.to_send.appendleft(self._adapter.PING)
         if not link.to_send:
-            self._ask_next(now, link)
+            self._subscriber.next_frames(now, shard, link)
         if not link.to_send:
             return
         try:
@@ -239,32 +244,6 @@ class Wires:
         link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
         if self._adapter.MESSAGES_TOGETHER:
             self._next_send_at = link.next_send_at
-
-    def _ask_next(self, now: float, link: Link) -> None:
-        """What is to be left or subscribed next becomes frames to be sent."""
-        if link.asked and (late := link.give_up(now - self._config.idle_timeout_s)):
-            text = "%s connection %d: %d requests have no answer: what is silent is asked for again"
-            log.warning(text, self._adapter.NAME, link.conn, late)
-        link.agree(now)
-        while link.refused and now >= link.refused[0][0]:
-            link.to_subscribe.append(link.refused.popleft()[1])
-        if link.silent and now >= link.again_at:
-            link.to_leave |= link.silent
-            link.silent, link.again_at = {}, now + self._adapter.AGAIN_INTERVAL_S
-        names = list(link.to_leave)[: self._adapter.STREAMS_PER_SUBSCRIBE]
-        dropped = list(link.to_drop)[: self._adapter.STREAMS_PER_SUBSCRIBE]
-        if dropped:
-            link.to_send += self._adapter.unsubscribe(dropped, self._next_request)
-            link.to_drop = dict.fromkeys(list(link.to_drop)[len(dropped) :])
-        elif names:
-            link.to_send += self._adapter.unsubscribe(names, self._next_request)
-            link.to_subscribe.append(names)
-            link.to_leave = dict.fromkeys(list(link.to_leave)[len(names) :])
-        elif link.to_subscribe:
-            names = link.to_subscribe.popleft()
-            link.to_send += self._adapter.subscribe(names, self._next_request)
-            link.asked[self._next_request], link.asked_at[self._next_request] = names, now
-        self._next_request += 1
 
     def _send(self, connection: Connection, payload: bytes) -> None:
         connection.send(payload)
@@ -324,40 +303,12 @@ class Wires:
             return
         reply = self._adapter.reply(message)
         if reply is not None:
-            names = link.answered(reply)
-            if reply.error is not None:
-                self._refused(link, names, reply)
-            link.agree(self._now)
+            self._subscriber.take(self._now, self._open[link.conn][1], link, reply)
         elif self._adapter.is_shutdown(message):
             log.info("%s connection %d: the exchange will close it", self._adapter.NAME, link.conn)
             link.shuts_down = True
         else:
             self._note_unknown(_sort_of(message))
-
-    def _refused(self, link: Link, names: list[str], reply: Reply) -> None:
-        """A subscription that the exchange refuses is a gap until data flows; it is asked for again, later.
-
-        At once, in halves, where it does not name what it refuses: one that is not known there may have all refused
-        that it came with.
-        """
-        shard, most = self._open[link.conn][1], self._adapter.STREAMS_PER_SUBSCRIBE
-        waiting = link.not_there()
-        names = [name for name in names if name not in waiting]  # asked for twice meanwhile: from now on once
-        for name in names:
-            channel, symbol = shard.streams[name]
-            payload = orjson.dumps({"state": "open", "reason": f"refused: {reply.error}", "stream": name})
-            self._recorder.record(self._stamp(), "gap", channel=channel, symbol=symbol, payload=payload)
-        if len(names) > 1 and not reply.names:
-            text = "%s %d streams refused together, asked for again in halves: %s"
-            log.warning(text, self._adapter.NAME, len(names), reply.error)
-            link.to_subscribe += batches(names, (len(names) + 1) // 2)
-            return
-        for name in names:
-            log.warning("%s %s refused: %s", self._adapter.NAME, name, reply.error)
-        if reply.names and link.refused and len(link.refused[-1][1]) + len(names) <= most:
-            link.refused[-1][1].extend(names)  # named one by one, asked for in one request
-        elif names:
-            link.refused.append((self._now + self._config.idle_timeout_s, names))
 
     def _note_unknown(self, sort: str) -> None:
         unknown = self._recorder.unknown

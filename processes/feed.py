@@ -272,7 +272,7 @@ class Feed:
         self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
             for channel, topic_ in state.channels.items():
-                if channel not in SPARSE and self._silence.check(now, (channel, symbol), topic_.last):
+                if channel not in SPARSE and self._silence.check(now, (channel, symbol), topic_.heard):
                     self._silent(channel, symbol)
         for error, count in self._normaliser.errors.items():
             if count > 0:

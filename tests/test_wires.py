@@ -1,5 +1,6 @@
 """The feed's connections: what is asked when, and what becomes of refusals, silence and replacement."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -20,7 +21,7 @@ from common.record import Record, decode
 from common.recorder import Recorder
 from common.standin_dialect import Rate
 from common.wires import Wires
-from tests.test_connection import TEXT, frame
+from tests.test_connection import PING, TEXT, frame
 
 DEADLINE_S = 60.0
 SYMBOLS = tuple(f"S{number}" for number in range(120))
@@ -276,7 +277,8 @@ def test_a_request_that_is_never_answered_holds_up_nothing_for_ever(made: Callab
     assert len(line.asked()) == 2
     for number in range(4):
         assert not line.wires.renew_book("S1")
-        line.wires.carry([{f"n{number}@trade": ("trade", f"N{number}"), "s1@depth@100ms": ("book", "S1")}])
+        kept = {"s119@trade": ("trade", "S119"), "s1@depth@100ms": ("book", "S1")}
+        line.wires.carry([kept | {f"n{number}@trade": ("trade", f"N{number}")}])
         line.tick(14.0)  # what is asked later, and answered, puts nothing off
         line.says({"result": None, "id": line.asked()[-1]["id"]})
     assert not line.wires.renew_book("S1")
@@ -348,3 +350,115 @@ def test_an_answer_to_something_never_asked_and_frames_of_odd_kinds_do_no_harm(m
         line.says(message)
     line.says({"data": {"e": ["odd"]}})
     assert len(line.of("in")) == 8 and not line.of("close")
+
+
+def served(line: Line, seconds: float, is_answered: Callable[[bytes], bool], *, is_alive: bool = True) -> set[str]:
+    """The streams that an exchange has after a time, of a connection whose frames it answers only in part.
+
+    It pings, where it is not alive only a connection that has streams.
+    """
+    seen, streams, session = 0, set[str](), -1
+    for second in range(round(seconds)):
+        for _ in range(20):
+            line.tick()
+            new, seen = line.of("out")[seen:], len(line.of("out"))
+            for record in new:
+                if record.conn != session:
+                    session, streams = record.conn or 0, set()
+                payload = record.payload or b""
+                if "op" in record.head or not is_answered(payload):
+                    continue
+                request = orjson.loads(payload)
+                changed = streams.update if request["method"] == "SUBSCRIBE" else streams.difference_update
+                changed(request["params"])
+                line.says({"result": None, "id": request["id"]})
+        with contextlib.suppress(BlockingIOError):
+            line.servers[-1].recv(1 << 20)  # else its buffer is full at last
+        if (is_alive or streams) and second % 10 == 0:
+            line.sends(frame(PING, b""))
+    return streams
+
+
+LONG = tuple(f"1000000LONGNAMEDCOIN{number}USDT" for number in range(440))
+
+
+@pytest.mark.parametrize("exchange", ["binance", "binance-usdm", "okx", "kraken", "coinbase-advanced"])
+def test_no_frame_is_longer_than_the_exchange_reads_however_long_the_names(
+    made: Callable[..., Line], exchange: str
+) -> None:
+    """Binance does not answer frames above about 4,088 bytes: 400 of 440 streams were never subscribed."""
+    line = made(exchange=exchange, symbols=LONG, channels=("trade",))
+    adapter = cast(Adapter, exchanges.get(exchange))
+    count = -(-len(LONG) // adapter.STREAMS_PER_CONNECTION)
+    line.until(1)
+    while len(line.of("open")) < count:
+        line.tick(1.0)
+    line.tick(60.0)
+    sent = [record.payload or b"" for record in line.of("out")]
+    assert max(map(len, sent)) <= adapter.SUBSCRIBE_BYTES
+    text = b"".join(sent).lower()
+    assert all(symbol.lower().encode() in text for symbol in LONG)
+
+
+def test_four_hundred_long_names_are_all_subscribed_where_longer_frames_have_no_answer(
+    made: Callable[..., Line],
+) -> None:
+    line = made(symbols=LONG, channels=("trade",))
+    line.until(1)
+    assert len(served(line, 10, lambda payload: len(payload) <= 4_088)) == 440
+    assert not line.of("gap")
+
+
+def test_frames_without_an_answer_are_sent_again_in_halves_until_the_exchange_reads_them(
+    made: Callable[..., Line],
+) -> None:
+    """Their limit is not known: the same frames were sent for ever."""
+    line = made(symbols=LONG, channels=("trade",), idle_timeout_s=30.0)
+    line.until(1)
+    assert len(served(line, 240, lambda payload: len(payload) <= 300)) == 440
+    assert not line.of("close")
+    assert {record.symbol for record in line.of("gap")} == set(LONG), "what had no answer is a gap until data comes"
+
+
+def test_one_name_that_gets_no_answer_costs_itself_alone(made: Callable[..., Line]) -> None:
+    line = made(symbols=LONG[:100], channels=("trade",), idle_timeout_s=30.0)
+    line.until(1)
+    bad = f"{LONG[33].lower()}@trade"
+    assert served(line, 300, lambda payload: bad.encode() not in payload) == {
+        f"{name.lower()}@trade" for name in LONG[:100]
+    } - {bad}
+
+
+def test_a_connection_that_dies_of_too_long_frames_is_made_anew_with_shorter_ones(made: Callable[..., Line]) -> None:
+    """Where not even a ping comes, each new connection said the same and was as silent."""
+    line = made(symbols=LONG[:100], channels=("trade",), idle_timeout_s=20.0)
+    line.until(1)
+    found = served(line, 200, lambda payload: len(payload) <= 1_000, is_alive=False)
+    assert len(found) == 100 and {record.head["reason"] for record in line.of("close")} == {"silent"}
+
+
+def test_streams_whose_answer_is_lost_but_whose_data_come_are_not_asked_for_again(made: Callable[..., Line]) -> None:
+    line = made(symbols=LONG[:2], channels=("trade",), idle_timeout_s=20.0)
+    line.until(1)
+    line.tick(1.0)
+    for _ in range(5):
+        for symbol in LONG[:2]:
+            trade = {"e": "trade", "E": 1, "s": symbol, "t": 1, "p": "1", "q": "1", "T": 1, "m": True}
+            line.says({"stream": f"{symbol.lower()}@trade", "data": trade})
+        line.tick(10.0)
+    assert len(line.asked()) == 1 and not line.of("gap")
+
+
+def test_names_of_one_connection_stay_within_the_characters_that_bybit_allows(made: Callable[..., Line]) -> None:
+    symbols = tuple(f"{'X' * 60}{number}USDT" for number in range(400))
+    line = made(exchange="bybit-linear", symbols=symbols, channels=("trade",))
+    line.until(1)
+    while len(line.of("open")) < 2:
+        line.tick(1.0)
+    line.tick(30.0)
+    chars: dict[int | None, int] = {}
+    for record in line.of("out"):
+        request = orjson.loads(record.payload or b"")
+        args = request["args"] if request["op"] == "subscribe" else []
+        chars[record.conn] = chars.get(record.conn, 0) + sum(len(arg) + 3 for arg in args)
+    assert len(chars) == 2 and max(chars.values()) <= 21_000

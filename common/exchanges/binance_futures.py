@@ -21,6 +21,7 @@ VERSION = 4
 
 STREAMS_PER_CONNECTION = 200  # COIN-M's limit; USD-M's is 1024
 STREAMS_PER_SUBSCRIBE = 100
+SUBSCRIBE_BYTES = 4_000  # as spot
 MESSAGE_INTERVAL_S = 0.15  # 10 messages/s are allowed, pongs among them
 WEIGHT_PER_MIN = 2400  # of both exchanges together: each answer says how much is used
 

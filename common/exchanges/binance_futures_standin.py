@@ -19,6 +19,7 @@ from . import binance_standin
 from .binance_futures import route
 
 MESSAGES_PER_S = 10.0
+IGNORED_BYTES = 4_088  # as spot
 LIFETIME_S = 86_400.0
 REQUESTS = 2400, 60.0
 POLICY_VIOLATION = 1008

@@ -22,6 +22,7 @@ REST_URL = "https://www.bitstamp.net"
 
 STREAMS_PER_CONNECTION = 200
 STREAMS_PER_SUBSCRIBE = 1  # an error does not name the stream that it is about: it is the one without an answer
+SUBSCRIBE_BYTES = 511  # a longer frame ends the connection (1009)
 MESSAGE_INTERVAL_S = 0.05
 WEIGHT_PER_MIN = 900  # 10,000 in 10 min
 PING = b'{"event":"bts:heartbeat"}'

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 import orjson
 
 from ..events import Snapshot
+from ..standin_dialect import RefusedError
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
+FRAME_BYTES_MAX = 511
 LIFETIME_S = 90 * 86_400.0
 REQUESTS = 10_000, 600.0
 SHUTDOWN = b'{"event":"bts:request_reconnect","channel":"","data":""}'
@@ -36,6 +38,8 @@ class Session:
         self.streams: dict[str, None] = {}
 
     def answer(self, frame: bytes) -> list[bytes]:
+        if len(frame) > FRAME_BYTES_MAX:
+            raise RefusedError(1009, "message too big")
         try:
             message = orjson.loads(frame)
             event, data = message["event"], message.get("data")

@@ -21,7 +21,8 @@ VERSION = 4  # of what normalise gives: raise it when the same record gives othe
 WS_URL = "wss://stream.bybit.com"
 REST_URL = "https://api.bybit.com"
 
-STREAMS_PER_CONNECTION = 400  # 21,000 characters of them: about 40 each, with quotes and comma
+STREAMS_PER_CONNECTION = 400
+STREAMS_BYTES = 20_900  # 21,000 characters of args are allowed
 STREAMS_PER_SUBSCRIBE = 10  # the most for spot; elsewhere without a limit, but one bad name may fail them all
 CONNECTS_PER_5_MIN = 300  # of 500
 WEIGHT_PER_MIN = 600  # that many are allowed in 5 s

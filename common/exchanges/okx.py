@@ -25,7 +25,8 @@ WS_URL = "wss://ws.okx.com:8443"
 REST_URL = "https://www.okx.com"
 
 STREAMS_PER_CONNECTION = 240
-STREAMS_PER_SUBSCRIBE = 100  # 480 requests an hour are allowed, each of 64 KB
+STREAMS_PER_SUBSCRIBE = 100  # 480 requests an hour are allowed
+SUBSCRIBE_BYTES = 64_000  # 64 KB of args
 AGAIN_INTERVAL_S = 60.0  # so that 240 streams, silent all the time, take 6 requests a minute
 CONNECTS_PER_5_MIN = 300
 CONNECT_INTERVAL_S = 0.5  # 3 connections a second are allowed
