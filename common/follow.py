@@ -99,8 +99,7 @@ class Follower:
         self._topics = {topic_.name: topic_ for topic_ in self._all}
         self._places = {(topic_.channel, topic_.symbol): topic_ for topic_ in self._all}
         self._beats = {topic(self._exchange, HEARTBEAT, symbol).rstrip(): symbol for symbol in (None, *self.symbols)}
-        self._lowest = self._all[0]  # the topic whose `known` was the smallest when it was looked for
-        self._floor = known
+        self._order = [(known, index) for index in range(len(self._all))]  # a heap; `known` as it was when put there
 
     @property
     def subscriptions(self) -> list[bytes]:
@@ -364,11 +363,14 @@ class Follower:
         return out
 
     def _known(self) -> int:
-        """The number up to which every topic is known. It moves only with the topic that was the last."""
-        if self._lowest.known != self._floor:
-            self._lowest = min(self._all, key=lambda topic_: topic_.known)
-            self._floor = self._lowest.known
-        return self._floor
+        """The number up to which every topic is known. A topic is sorted again only once it comes out as the lowest."""
+        order = self._order
+        while True:
+            noted, index = order[0]
+            known = self._all[index].known
+            if known == noted:
+                return known
+            heapq.heapreplace(order, (known, index))
 
     def _open_gap(self, topic_: _Topic, last: int, seq: int, ts_recv: int | None) -> None:
         """Going on without what history did not give (rule 17)."""

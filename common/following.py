@@ -86,12 +86,15 @@ class Joined:
         self._told = ""
         self.progress_at = time.monotonic()  # when events came last, or it was live
         self._quiet = Quiet(exchange, wish.symbols, endpoint.address, self.progress_at)
+        self._due_check = self.progress_at
+        self._is_drained = True  # else the heartbeats may be among the messages that are not taken yet
         self.sockets = (self._subscriber, *self._history.sockets)
 
     def _subscribe(self, exchange: str, wish: Wish, endpoint: Endpoint, keys: Keys | None) -> None:
         subscriber = self._subscriber
         subscriber.linger = 0
         subscriber.rcvhwm = HIGH_WATER
+        subscriber.sndhwm = 0  # a subscription is a message too: beyond the limit, 1,000 by default, it is dropped
         subscriber.set(zmq.RECONNECT_IVL, 50)
         subscriber.set(zmq.RECONNECT_IVL_MAX, 1000)
         if keys is not None and endpoint.key is not None:
@@ -110,10 +113,12 @@ class Joined:
         """Take what is there, and ask for what is missing. Never waits."""
         before = len(self.ready)
         follower, receive = self._follower, self._subscriber.recv
+        self._is_drained = False
         for _ in range(MESSAGES):
             try:
                 message = receive(zmq.NOBLOCK)
             except zmq.Again:
+                self._is_drained = True
                 break
             name = message[: message.find(b" ") + 1]
             self._quiet.hear(name, message, now)
@@ -157,7 +162,10 @@ class Joined:
 
     def complaints(self, now: float) -> list[str]:
         """What is worth a word now: each once."""
-        found = self._quiet.check(now)
+        if now < self._due_check:
+            return []  # it looks at every symbol, and this is called for every event
+        self._due_check = now + TICK_S
+        found = self._quiet.check(now) if self._is_drained else []
         if now - self.progress_at < QUIET_S:
             self._told = ""
         elif not found and not self._told and self.waiting:
@@ -253,8 +261,8 @@ class Following(Iterator[Event]):
             for joined in self._joined:
                 if len(joined.ready) < HELD_EVENTS:
                     joined.poll(now)
-                for text in joined.complaints(now):
-                    self._tell(text)
+                    for text in joined.complaints(now):
+                        self._tell(text)
             if (found := self._given(now)) or now >= deadline:
                 return found
             wait_s = CATCH_UP_S if any(joined.waiting for joined in self._joined) else TICK_S
