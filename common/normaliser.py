@@ -5,15 +5,17 @@ no other symbol, no setting, no clock. Running live, it also says what to fetch 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from . import event_record
+from .absence import Absence
 from .adapter import FAULTS, Adapter, version
 from .emission import Emission, Published
 from .events import GAP, Action, Parsed, Snapshot, Update
+from .fast_path import FastPath
 from .judge import Judge
 from .record import Record, decode, parted
 from .topic import Gap, Rules, SymbolState, Topic
@@ -21,6 +23,7 @@ from .topic import Gap, Rules, SymbolState, Topic
 Work = tuple[int, int, int, Parsed] | Record
 """What is normalised: a whole record, or what a frame says, read already, with its seq, ts_recv and conn."""
 
+_STATE = b',"state":'
 _HEAD_BYTES = 96  # within which a head tells its kind
 
 
@@ -38,6 +41,9 @@ class Normaliser:
         self._subscribed: frozenset[str] | None = None  # None before any `start` was seen
         self._out = Emission(adapter.NAME)
         self._judge = Judge(adapter, self._out)
+        self._absence = Absence(self._out)
+        self.away = self._absence.away  # topics, by symbol and channel, that were recorded and are not subscribed now
+        self._fast_path = FastPath(adapter, self.symbols, self._judge, self._out)
 
     @property
     def actions(self) -> list[Action]:
@@ -56,7 +62,7 @@ class Normaliser:
     def all_messages(self, works: Iterable[Work | None]) -> list[bytes]:
         """The live messages of several records. A fault costs that record's events, never the stream."""
         out: list[bytes] = []
-        dumps, goes_on, all_go_on = orjson.dumps, self._goes_on, self._all_go_on
+        dumps, goes_on, all_go_on = orjson.dumps, self._fast_path.one, self._fast_path.several
         for work in works:
             if work is None:
                 continue
@@ -131,12 +137,14 @@ class Normaliser:
         if (handler := _HANDLERS.get(record.kind)) is None:
             return ()
         self._out.seq, self._out.ts = record.seq, record.ts_recv
+        if self._absence.lost and record.kind != "start":
+            self._tell_hole()
         handler(self, record)
         return self._out.finish()
 
     def update(self, seq: int, ts_recv: int, conn: int, update: Parsed) -> Sequence[Published]:
         """The events that a frame gives that was read already."""
-        if type(update) is not Update or (topic := self._goes_on(seq, ts_recv, conn, update)) is None:
+        if type(update) is not Update or (topic := self._fast_path.one(seq, ts_recv, conn, update)) is None:
             return self._judged(seq, ts_recv, conn, update)
         event = {
             "exchange": self._exchange,
@@ -150,62 +158,12 @@ class Normaliser:
         }
         return ((topic.prefix, event),)
 
-    def _goes_on(self, seq: int, ts_recv: int, conn: int, update: Update) -> Topic | None:
-        """The common case: an event that goes on from the one before, so that nothing is to be numbered or told.
-
-        Then its topic, moved on; None for everything else.
-        """
-        channel, symbol, first, last, _, fields = update
-        state = self.symbols.get(symbol)
-        topic = state.channels.get(channel) if state is not None else None
-        if topic is None or state is None or not topic.plain or topic.conn != conn or not fields:
-            return None
-        if (channel in self._dense and first - 1 != topic.id) or (topic.shares and last == topic.id):
-            return None  # not the next one, or one more of an id, which joins those that are remembered
-        if channel == "book":
-            if not state.sync.steps(update):
-                return None
-            if not state.sync.agrees(fields):
-                self._out.seq, self._out.ts = seq, ts_recv
-                self._judge.lose_book(state, topic, "checksum")
-                return None
-        topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, 0, ts_recv
-        topic.latest = update
-        return topic
-
-    def _all_go_on(self, seq: int, ts_recv: int, conn: int, updates: list[Update]) -> list[bytes] | None:
-        """The messages of a frame of several updates that all go on, of one topic or each of another; else None.
-
-        Nothing is moved on where it is None.
-        """
-        topics: dict[Topic, int] = {}  # and the id that each comes to
-        for channel, symbol, first, last, _, fields in updates:
-            state = self.symbols.get(symbol)
-            topic = state.channels.get(channel) if state is not None else None
-            if topic is None or not topic.plain or topic.conn != conn or not fields or channel == "book":
-                return None
-            before = topics.get(topic, topic.id)
-            if (channel in self._dense and first - 1 != before) or (topic.shares and last == topic.id):
-                return None
-            topics[topic] = last
-        of = len(updates) if len(topics) == 1 else 1
-        if len(topics) * of != len(updates):
-            return None
-        for (topic, last), update in zip(topics.items(), updates, strict=False):
-            topic.id, topic.prev, topic.last, topic.part, topic.ts = last, topic.last, seq, of - 1, ts_recv
-            topic.latest = update if of == 1 else updates
-        dumps = orjson.dumps
-        if of == 1:
-            found = sorted(zip((each.prefix for each in topics), topics, updates, strict=True))
-            return [each.message(seq, ts_recv, update.ts_event, dumps(update.fields)) for _, each, update in found]
-        (only,) = topics
-        parts = (b'%b,"part":%d,"of":%d}' % (dumps(each.fields)[:-1], part, of) for part, each in enumerate(updates))
-        return [only.message(seq, ts_recv, each.ts_event, part) for each, part in zip(updates, parts, strict=True)]
-
     def _judged(self, seq: int, ts_recv: int, conn: int, parsed: Any) -> Sequence[Published]:
         """Everything else: what is not plain, a frame that says several things, a book that was asked for."""
         out = self._out
         out.seq, out.ts = seq, ts_recv
+        if self._absence.lost:
+            self._tell_hole()
         if type(parsed) is Snapshot:
             state = self._state(parsed.symbol)
             if state is not None and "book" in state.channels:
@@ -242,12 +200,17 @@ class Normaliser:
         self._subscribed = frozenset(subscribed)
 
     def hole(self, first: int, last: int, symbol: str | None = None) -> None:
-        """The records `first` to `last` are missing, of one symbol or of all: forget what they may have changed."""
+        """The records `first` to `last` are missing, of one symbol or of all: every topic of it has a gap."""
         if symbol is not None:
-            self.symbols.pop(symbol, None)
+            if (state := self.symbols.pop(symbol, None)) is not None:
+                self._absence.lose([state], first, last)
             return
+        self._absence.lose(self.symbols.values(), first, last)
         self._start, self._subscribed = last, None
         self.symbols.clear()
+
+    def _tell_hole(self) -> None:
+        self._absence.tell({name: self._state(name) for name in self._absence.lost})
 
     # -- the other kinds of record -----------------------------------------------------------------------------
 
@@ -255,29 +218,51 @@ class Normaliser:
         """A run begins: what is carried from record to record begins anew, and what the run before owed is a gap."""
         self._start = record.seq
         self.symbols.clear()
+        self._absence.away.clear()
+        lost = self._absence.take_lost()
         data = orjson.loads(record.payload or b"{}")
         subscriptions, owed = data.get("subscriptions", {}), data.get("owed", {})
         self._subscribed = frozenset(subscriptions.get("symbols", ()))
-        for name in sorted(self._subscribed if self._wanted is None else self._subscribed & self._wanted):
-            channels = subscriptions.get("channels", self._adapter.CHANNELS)
+        channels = subscriptions.get("channels", self._adapter.CHANNELS)
+        owed_topics, away = owed.get("topics", {}), owed.get("away", {})
+        names = self._subscribed.union(owed_topics, away)
+        for name in sorted(names if self._wanted is None else names & self._wanted):
             state = SymbolState(self._exchange, name, record.seq, channels, self._rules, is_known=True)
-            self.symbols[name] = state
+            if name in self._subscribed:
+                self.symbols[name] = state
+            else:
+                state.channels.clear()
             since = owed.get("since", {}).get(name, owed.get("ts"))  # by symbol, where an import goes on
-            for channel, last in owed.get("topics", {}).get(name, {}).items():
-                if (topic := state.channels.get(channel)) is not None:
-                    topic.id, topic.ts = last, since
-                    self._out.open_gap(state, topic, "restart")
+            self._owe(state, owed_topics.get(name, {}), since, lost[name].topics if name in lost else {})
+            known = away.get(name, {})
+            self._absence.remember(name, {each: what for each, what in known.items() if each not in state.channels})
+            self._absence.rejoin(state, known)
+
+    def _owe(
+        self, state: SymbolState, last_ids: Mapping[str, int | None], since: int | None, lost: Mapping[str, Topic]
+    ) -> None:
+        """Open the gaps of the topics that the run before recorded; those not recorded now go on as `unsubscribed`."""
+        for channel, last in last_ids.items():
+            topic = state.channels.get(channel) or Topic(self._exchange, channel, state.name, state.gaps.last)
+            before = lost[channel].ts if channel in lost else None
+            topic.id, topic.ts = last, since if before is None or since is None else min(since, before)
+            if channel in state.channels:
+                self._out.open_gap(state, topic, "restart")
+            else:
+                self._absence.leave(state, [topic], topic.ts)
 
     def _on_subscriptions(self, record: Record) -> None:
         """Symbols were added or taken away while running; nobody else is touched."""
         data = orjson.loads(record.payload or b"{}")
         self._subscribed = frozenset(data["symbols"])
-        for name in data["removed"]:
-            self.symbols.pop(name, None)
+        for name in sorted(data["removed"]):
+            if (state := self.symbols.pop(name, None)) is not None:
+                self._absence.leave(state, state.channels.values(), record.ts_recv)
         for name in sorted(data["added"]):
             if self._may_know(name):
-                channels = data["channels"]
-                self.symbols[name] = SymbolState(self._exchange, name, record.seq, channels, self._rules, is_known=True)
+                of_symbol = self._exchange, name, record.seq, data["channels"], self._rules
+                state = self.symbols[name] = SymbolState(*of_symbol, is_known=True)
+                self._absence.rejoin(state, data.get("owed", {}).get(name, {}))
 
     def _on_close(self, record: Record) -> None:
         """A connection ended: whoever followed it goes on with the other one, or has a gap."""
@@ -356,19 +341,29 @@ class Normaliser:
                 self._out.tell_gap(state, topic, gap, "closed", numbers)
 
     def _on_checkpoint(self, record: Record) -> None:
-        """A cache of the state: taken by who has seen no `start` before it, passed over by everyone else."""
-        name = record.symbol
-        if name is None or not self._may_know(name) or (name in self.symbols and self.symbols[name].is_known):
+        """A cache of the state: taken where nothing is known, or where it knows of events that were not seen."""
+        name, payload = record.symbol, record.payload or b""
+        if name is None or not self._may_know(name):
             return
-        data = orjson.loads(record.payload or b"{}")
-        if data.get("normaliser") == version(self._adapter):
-            self.symbols[name] = SymbolState.restored(self._exchange, name, data["state"], self._rules)
+        own = self.symbols.get(name)
+        head = orjson.loads(payload[: payload.find(_STATE)] + b"}") if _STATE in payload else {}
+        if head.get("normaliser") != version(self._adapter):
+            return
+        if own is not None and own.is_known and own.has_reached(head["positions"]):
+            return
+        kept = SymbolState.restored(self._exchange, name, orjson.loads(payload)["state"], self._rules)
+        self.symbols[name] = kept
+        if own is not None:
+            self._absence.compare(own, kept)
 
     # -- state -----------------------------------------------------------------------------------------------
 
     def checkpoint(self, symbol: str) -> bytes:
-        """The payload of a checkpoint record: the whole state of one symbol."""
-        return orjson.dumps({"normaliser": version(self._adapter), "state": self.symbols[symbol].state()})
+        """The payload of a checkpoint record: the whole state of one symbol, behind how far its topics have come."""
+        state = self.symbols[symbol]
+        positions = {channel: topic.last for channel, topic in state.channels.items()}
+        about = {"normaliser": version(self._adapter), "positions": positions, "state": state.state()}
+        return orjson.dumps(about)
 
     def positions(self, symbol: str) -> dict[str, tuple[int, int]]:
         """The last (`seq`, `part`) of each of a symbol's topics, for its heartbeat."""

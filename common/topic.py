@@ -242,6 +242,12 @@ class SymbolState:
         self.sync = BookSync(rules.book)
         self.instrument: dict[str, Any] | None = None  # what the last `instrument` event said
 
+    def has_reached(self, positions: Mapping[str, int]) -> bool:
+        """Whether no topic has an event, by the last number of each, that this state has not seen."""
+        return all(
+            channel in self.channels and self.channels[channel].last >= last for channel, last in positions.items()
+        )
+
     def state(self) -> dict[str, Any]:
         """As JSON can hold it, for a checkpoint."""
         topics = {channel: topic.state() for channel, topic in self.channels.items()}

@@ -94,10 +94,12 @@ class Log:
         self._seq, self._ts, self._conn = 1000, T0, 0
         self._repeats, self._step_ns = repeats, step_ns
         self._subscribed: tuple[str, ...] = SYMBOLS
+        self._channels = CHANNELS
         self._start()
         acts = [
             (self._trade, 40), (self._deliver, 60), (self._open, 6), (self._close, 2), (self._switch, 4),
             (self._answer, 25), (self._gap, 3), (self._checkpoint, 6), (self._garbage, 2), (self._start, 0.7),
+            (self._change_symbols, 1),
         ]  # fmt: skip
         for act in self.random.choices([act for act, _ in acts], [weight for _, weight in acts], k=steps):
             act()
@@ -183,18 +185,31 @@ class Log:
 
     def _start(self) -> None:
         """A run begins: the connections of the one before are gone, and with them what it had asked for."""
+        before = self._seq
         self._seq += self.random.choice([0, 0, 1000])
         owed: dict[str, Any] = {}
         if self.records:
             last = {"trade": self.random.choice([None, 100]), "agg_trade": None, "book": None}
-            owed = {"ts": self._ts, "topics": dict.fromkeys(self._subscribed, last)}
+            owed = {"ts": self._ts, "topics": dict.fromkeys(self._subscribed, last), "away": self.normaliser.away}
         self._subscribed = self.random.choice([SYMBOLS, SYMBOLS, SYMBOLS[:1]])
-        subscriptions = {"symbols": self._subscribed, "channels": self.random.choice([CHANNELS, CHANNELS[:3]])}
+        self._channels = self.random.choice([CHANNELS, CHANNELS[:3]])
+        subscriptions = {"symbols": self._subscribed, "channels": self._channels}
         payload = orjson.dumps({"exchange": "binance", "subscriptions": subscriptions, "owed": owed})
-        self._record("start", head={"last": self._seq, "normaliser": version(ADAPTER)}, payload=payload)
+        self._record("start", head={"last": before, "normaliser": version(ADAPTER)}, payload=payload)
         for wire in self._wires:
             self._record("close", conn=wire.number, head={"reason": "killed"})
         self._wires, self._actions = [], []
+
+    def _change_symbols(self) -> None:
+        """Symbols are removed and added while the run goes on."""
+        before, self._subscribed = self._subscribed, self.random.choice([SYMBOLS, SYMBOLS[:1], SYMBOLS[1:]])
+        added = [symbol for symbol in self._subscribed if symbol not in before]
+        payload = {
+            "symbols": self._subscribed, "added": added, "channels": self._channels,
+            "removed": [symbol for symbol in before if symbol not in self._subscribed],
+            "owed": {symbol: self.normaliser.away.get(symbol, {}) for symbol in added},
+        }  # fmt: skip
+        self._record("subscriptions", payload=orjson.dumps(payload))
 
     def _answer(self) -> None:
         """A REST answer: what was asked for, or something else."""

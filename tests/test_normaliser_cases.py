@@ -248,7 +248,7 @@ def test_behind_a_hole_of_the_archive_the_next_checkpoint_is_taken_up() -> None:
         decode(encode(21, 1, "checkpoint", symbol="AAA", payload=checkpoint)),
         decode(encode(22, 1, "in", conn=1, payload=orjson.dumps(delta_frame("AAA", 6, 7, {"1": "1"})))),
     ]
-    run.normaliser.hole(1, 19)
+    run.normaliser.hole(10, 19)
     last = [orjson.loads(body(message)) for message in run.normaliser.all_messages(later)][-1]
     assert (last["channel"], last["seq"], last["last_id"]) == ("book", 22, "7")
 

@@ -14,6 +14,7 @@ from common import exchanges
 from common.adapter import Adapter
 from common.book import BookRule
 from common.events import Parsed, Snapshot, Update
+from common.fast_path import FastPath
 from common.normaliser import Normaliser, Work
 from common.record import Record, decode, encode
 from common.topic import Topic
@@ -30,14 +31,22 @@ ADAPTERS = {
 }
 
 
+class NoPath(FastPath):
+    """Nothing goes on from the one before."""
+
+    def one(self, seq: int, ts_recv: int, conn: int, update: Update) -> Topic | None:
+        return None
+
+    def several(self, seq: int, ts_recv: int, conn: int, updates: list[Update]) -> list[bytes] | None:
+        return None
+
+
 class Long(Normaliser):
-    """One for which nothing is plain."""
+    """One that judges everything."""
 
-    def _goes_on(self, seq: int, ts_recv: int, conn: int, update: Update) -> Topic | None:
-        return None
-
-    def _all_go_on(self, seq: int, ts_recv: int, conn: int, updates: list[Update]) -> list[bytes] | None:
-        return None
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter)
+        self._fast_path = NoPath(adapter, self.symbols, self._judge, self._out)
 
 
 class Market:

@@ -1,0 +1,117 @@
+"""Topics whose records are missing: symbols and channels that are not subscribed, and records that were lost.
+
+    start, subscriptions  ─▶ `unsubscribed`: the gap stays open until the topic is recorded again
+    a named hole          ─▶ `missing`: told at the first record after it, ends with the next event of the topic
+    a checkpoint          ─▶ `missing`: the carried state lacks events that the checkpoint knows of
+
+Rules 19 and 20 of the protocol. One step below `normaliser`: states in, gap events out.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .emission import Emission
+from .topic import Gap, SymbolState, Topic
+
+UNSUBSCRIBED, MISSING = "unsubscribed", "missing"
+"""Reasons of gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A topic that is not recorded: its open gap, since when (ns), and the last id that it had reached."""
+
+    gap: int
+    ts_from: int | None
+    id: int | None
+
+
+class Lost(NamedTuple):
+    """A symbol's hole, from its first number to its last, and the topics as they were before it."""
+
+    first: int
+    last: int
+    topics: dict[str, Topic]
+
+
+class Absence:
+    """What a normaliser knows of the topics that have no records now. `away` is by symbol and channel."""
+
+    def __init__(self, out: Emission) -> None:
+        self.away: dict[str, dict[str, Away]] = {}
+        self._out = out
+        self.lost: dict[str, Lost] = {}  # by symbol, the holes whose gaps are not told yet
+
+    # -- subscriptions ---------------------------------------------------------------------------------------------
+
+    def leave(self, state: SymbolState, topics: Iterable[Topic], ts: int | None) -> None:
+        """Topics are not recorded from now on: open their gaps, from `ts` (ns) on where none is open."""
+        for topic in topics:
+            for miss in {miss.gap: miss for miss in topic.missing}.values():  # nobody fetches it any more
+                self._out.tell_gap(state, topic, Gap(miss.gap, miss.reason, miss.ts_from), "closed")
+            topic.gap = topic.gap or Gap(self._out.seq, UNSUBSCRIBED, ts)
+            gap = self._out.open_gap(state, topic, UNSUBSCRIBED)
+            self.away.setdefault(state.name, {})[topic.channel] = Away(gap.id, gap.ts_from, topic.id)
+
+    def rejoin(self, state: SymbolState, away: Mapping[str, Any]) -> None:
+        """Topics are recorded again: their gaps go on until the next event, and ids are compared with the last ones."""
+        for channel, told in sorted(away.items()):
+            topic = state.channels.get(channel)
+            if topic is None:
+                continue
+            was = Away(**told)
+            topic.gap, topic.id, topic.ts = Gap(was.gap, UNSUBSCRIBED, was.ts_from), was.id, was.ts_from
+            self._out.open_gap(state, topic, UNSUBSCRIBED)
+            known = self.away.get(state.name, {})
+            known.pop(channel, None)
+            if not known:
+                self.away.pop(state.name, None)
+
+    def remember(self, symbol: str, away: Mapping[str, Any]) -> None:
+        """Topics of a symbol that were not recorded before a run's start either: their gaps are open already."""
+        if away:
+            self.away.setdefault(symbol, {}).update({channel: Away(**each) for channel, each in away.items()})
+
+    # -- holes -----------------------------------------------------------------------------------------------------
+
+    def lose(self, states: Iterable[SymbolState], first: int, last: int) -> None:
+        """The records `first` to `last` are lost. What was known of the topics counts for their gaps alone."""
+        for state in states:
+            self.lost[state.name] = Lost(first, last, state.channels)
+        for name, lost in self.lost.items():  # one hole right behind another
+            self.lost[name] = lost._replace(last=max(lost.last, last))
+
+    def take_lost(self) -> dict[str, Lost]:
+        """What was known before the holes. A `start` right behind them tells their gaps."""
+        lost, self.lost = self.lost, {}
+        return lost
+
+    def tell(self, states: Mapping[str, SymbolState | None]) -> None:
+        """Open the gaps of the holes, at the first record behind them. `states` are new, of the `lost` symbols."""
+        lost = self.take_lost()
+        for name, state in sorted(states.items()):
+            if state is None:
+                continue
+            first, last, before = lost[name]
+            for topic in (*state.channels.values(), state.gaps):
+                topic.last = topic.prev = max(topic.last, last)
+            for topic in [topic for channel, topic in state.channels.items() if channel in before]:
+                topic.ts = before[topic.channel].ts
+                topic.gap = before[topic.channel].gap or Gap(self._out.seq, MISSING, topic.ts)
+                self._out.open_gap(state, topic, topic.gap.reason, {"first_seq": first, "last_seq": last})
+
+    def compare(self, own: SymbolState, kept: SymbolState) -> None:
+        """Go on from a checkpoint's state, which knows of events that the carried state has not seen: tell the gaps."""
+        kept.gaps.last, kept.gaps.part = max((own.gaps.last, own.gaps.part), (kept.gaps.last, kept.gaps.part))
+        for channel, topic in kept.channels.items():
+            before = own.channels.get(channel)
+            if before is None:
+                continue
+            if own.is_known and before.last < topic.last:
+                gap = Gap(self._out.seq, MISSING, before.ts)
+                numbers = {"first_seq": before.last + 1, "last_seq": topic.last}
+                self._out.tell_gap(kept, topic, gap, "open", numbers)
+                self._out.tell_gap(kept, topic, gap, "closed", numbers)
+            elif before.gap is not None and before.gap.reason == MISSING and topic.gap is None:
+                self._out.tell_gap(kept, topic, before.gap, "closed")
