@@ -1,64 +1,92 @@
-"""Order books: the levels, and how a book stays in step with its exchange.
+"""Order books: the levels of each side, by the numbers of their prices, and the rule of an exchange's books."""
 
-An exchange's file says with a `BookRule` where its snapshots come from and what links one delta to the next; a delta is
-the range of ids that it covers. Where each delta names the id before it, its range begins right after that.
-"""
-
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
-from heapq import nlargest, nsmallest
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from functools import lru_cache
 from math import inf
 from typing import Any, Literal, NamedTuple
 
-from .events import Level, Snapshot, Update
-
-HELD_MAX = 10_000
-"""Deltas kept while a snapshot is on its way (a quarter of an hour at 100 ms); then the oldest go."""
+from .events import Level
 
 BEST = 10
 """Levels a side that a check may look at, of a RankedBook."""
 
 ZEROS = frozenset({"0", *("0." + "0" * digits for digits in range(31))})
-"""Zero, however an exchange writes it: an amount among these removes its level."""
+"""Zero as exchanges mostly write it. `is_zero` knows it however it is written."""
+
+_Index = dict[Decimal | str, str]
 
 
 class Book:
-    """Price to amount, both as the exchange wrote them. About 140 bytes a level."""
+    """Price to amount, both as the exchange wrote them, one level for each number. About 140 bytes a level.
 
-    __slots__ = ("asks", "bids")
+    A text is the key. While all prices are plain and have the same count of decimals, texts differ only where numbers
+    do: a new text needs one look at its shape. A price of another shape brings an index by number into use, until the
+    next snapshot. An exchange changes the count with its tick size.
+    """
+
+    __slots__ = ("_numbers", "_point", "asks", "bids")
 
     def __init__(self) -> None:
         self.bids: dict[str, str] = {}
         self.asks: dict[str, str] = {}
+        self._point = 0  # where each price has its point, from its end; 0: not all have it there
+        self._numbers: tuple[_Index, _Index] | None = ({}, {})  # the price of each number, where there is no such point
 
     def replace(self, bids: list[Level], asks: list[Level]) -> None:
-        self.bids = {price: amount for price, amount in bids if amount not in ZEROS}
-        self.asks = {price: amount for price, amount in asks if amount not in ZEROS}
+        self.bids = {price: amount for price, amount in bids if not is_zero(amount)}
+        self.asks = {price: amount for price, amount in asks if not is_zero(amount)}
+        first = next(iter(self.bids or self.asks), "")
+        self._point = first.find(".") - len(first) if "." in first else 0
+        if self._point and all(_has_point(price, self._point) for side in (self.bids, self.asks) for price in side):
+            self._numbers = None
+        else:
+            self._numbers = _indexed(self.bids), _indexed(self.asks)
 
     def apply(self, bids: list[Level], asks: list[Level]) -> None:
         """Absolute amounts; zero removes a level, known or not."""
-        zeros = ZEROS
-        for side, levels in ((self.bids, bids), (self.asks, asks)):
+        if self._numbers is not None:
+            self._apply_by_number(bids, asks)
+            return
+        zeros, point = ZEROS, self._point
+        try:
+            for side, levels in ((self.bids, bids), (self.asks, asks)):
+                for price, amount in levels:
+                    if price not in side and not (  # `_has_point` without the call
+                        price[point] == "." and (price >= "1" or price[1] == ".")
+                        and "E" not in price and "e" not in price
+                    ):  # fmt: skip
+                        raise IndexError
+                    if amount in zeros or (amount < "1" and not float(amount) and is_zero(amount)):
+                        side.pop(price, None)
+                    else:
+                        side[price] = amount
+        except (IndexError, ValueError):
+            self._numbers = _indexed(self.bids), _indexed(self.asks)
+            self._apply_by_number(bids, asks)  # from the beginning: amounts are absolute
+
+    def _apply_by_number(self, bids: list[Level], asks: list[Level]) -> None:
+        for side, numbers, levels in zip((self.bids, self.asks), self._numbers or (), (bids, asks), strict=True):
             for price, amount in levels:
-                if amount in zeros:
+                key = number(price)
+                if (known := numbers.get(key, price)) != price:
+                    del side[known]
+                if is_zero(amount):
                     side.pop(price, None)
+                    numbers.pop(key, None)
                 else:
-                    side[price] = amount
+                    side[price], numbers[key] = amount, price
 
     def cut(self, depth: int) -> None:
         """Drop the worst levels of a side beyond a depth."""
-        if (over := len(self.bids) - depth) > 0:
-            for price in nsmallest(over, self.bids, key=float):
-                del self.bids[price]
-        if (over := len(self.asks) - depth) > 0:
-            for price in nlargest(over, self.asks, key=float):
-                del self.asks[price]
+        bids, asks = self.top(depth)
+        self.replace(bids, asks)
 
     def top(self, depth: int | None = None) -> tuple[list[Level], list[Level]]:
         """Bids and asks from the best on, at most `depth` levels a side."""
-        bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))
-        asks = sorted(self.asks.items(), key=lambda level: float(level[0]))
-        return bids[:depth], asks[:depth]
+        bids = [(price, self.bids[price]) for price in ranked(self.bids, reverse=True)[:depth]]
+        return bids, [(price, self.asks[price]) for price in ranked(self.asks)[:depth]]
 
 
 class RankedBook(Book):
@@ -80,9 +108,10 @@ class RankedBook(Book):
 
     def replace(self, bids: list[Level], asks: list[Level]) -> None:
         super().replace(bids, asks)
+        self._numbers = None  # prices in order show those of one number
         self.best_bids = self.best_asks = None
-        self.bid_prices = sorted(self.bids, key=float, reverse=True)
-        self.ask_prices = sorted(self.asks, key=float)
+        self.bid_prices = ranked(self.bids, reverse=True)
+        self.ask_prices = ranked(self.asks)
         self._bid_ranks = [-float(price) for price in self.bid_prices]
         self._ask_ranks = [float(price) for price in self.ask_prices]
 
@@ -90,11 +119,11 @@ class RankedBook(Book):
         if bids:
             if self.best_bids is not None and _touch_best(self._bid_ranks, bids, -1.0):
                 self.best_bids = None
-            _apply_ranked(self.bids, self.bid_prices, self._bid_ranks, bids, -1.0)
+            _apply_ranked(self.bids, self.bid_prices, self._bid_ranks, bids, -1)
         if asks:
             if self.best_asks is not None and _touch_best(self._ask_ranks, asks, 1.0):
                 self.best_asks = None
-            _apply_ranked(self.asks, self.ask_prices, self._ask_ranks, asks, 1.0)
+            _apply_ranked(self.asks, self.ask_prices, self._ask_ranks, asks, 1)
 
     def cut(self, depth: int) -> None:
         if len(self.bid_prices) > depth:
@@ -107,29 +136,112 @@ class RankedBook(Book):
         return bids, [(price, self.asks[price]) for price in self.ask_prices[:depth]]
 
 
+def is_zero(amount: str) -> bool:
+    """Whether an amount removes its level, however it is written: 0, 0.000, 0E-8, -0."""
+    if amount in ZEROS:
+        return True
+    try:
+        return amount < "1" and not float(amount) and not Decimal(amount)  # float64 takes tiny amounts for 0
+    except (ValueError, ArithmeticError):
+        return False
+
+
+@lru_cache(1 << 12)
+def number(price: str) -> Decimal | str:
+    """A price's exact number, the same however it is written; the text itself where it is no number."""
+    try:
+        found = Decimal(price)
+    except ArithmeticError:
+        return price
+    return found if found.is_finite() else price
+
+
+def ranked(prices: Iterable[str], *, reverse: bool = False) -> list[str]:
+    """Prices in the order of their numbers, exact where float64 cannot tell two apart. Raises ValueError."""
+    floats = {price: float(price) for price in prices}
+    if len(set(floats.values())) < len(floats):
+        return sorted(floats, key=Decimal, reverse=reverse)
+    return sorted(floats, key=floats.__getitem__, reverse=reverse)
+
+
+def crossed(book: Book) -> bool:
+    """Whether the best bid is at or above the best ask: where orders match at once, proof that deltas were lost."""
+    if not book.bids or not book.asks:
+        return False
+    if isinstance(book, RankedBook):
+        bid, ask = book.bid_prices[0], book.ask_prices[0]
+    else:
+        bid, ask = max(book.bids, key=float), min(book.asks, key=float)
+    return float(bid) > float(ask) or (float(bid) == float(ask) and Decimal(bid) >= Decimal(ask))
+
+
+def _has_point(price: str, point: int) -> bool:
+    """Whether a price is plain, with its point at a place counted from the end: then no two texts are one number.
+
+    Neither a sign nor a zero too many at the beginning, nor an exponent.
+    """
+    return (
+        len(price) >= -point
+        and price[point] == "."
+        and (price >= "1" or price[1] == ".")
+        and "E" not in price
+        and "e" not in price
+    )
+
+
+def _indexed(side: dict[str, str]) -> _Index:
+    """The price of each number; of several texts of one number the last is kept, in the side too."""
+    numbers: _Index = {}
+    for price in list(side):
+        if (other := numbers.get(key := number(price))) is not None:
+            del side[other]
+        numbers[key] = price
+    return numbers
+
+
 def _touch_best(ranks: list[float], levels: list[Level], sign: float) -> bool:
     """Whether a change of these levels may be one of the best of a side."""
     worst = ranks[BEST - 1] if len(ranks) >= BEST else inf
     return min([sign * float(price) for price, _ in levels]) <= worst
 
 
-def _apply_ranked(
-    side: dict[str, str], prices: list[str], ranks: list[float], levels: list[Level], sign: float
-) -> None:
+def _apply_ranked(side: dict[str, str], prices: list[str], ranks: list[float], levels: list[Level], sign: int) -> None:
     zeros = ZEROS
     for price, amount in levels:
-        if amount not in zeros:
-            if price not in side:
-                rank = sign * float(price)
-                place = bisect_right(ranks, rank)
-                ranks.insert(place, rank)
-                prices.insert(place, price)
+        is_gone = amount in zeros or (amount < "1" and not float(amount) and is_zero(amount))
+        if price in side and not is_gone:
             side[price] = amount
-        elif side.pop(price, None) is not None:
-            place = bisect_left(ranks, sign * float(price))
-            while prices[place] != price:  # written otherwise, as 1.0 and 1.00
-                place += 1
-            del ranks[place], prices[place]
+            continue
+        rank = sign * float(price)
+        place = bisect_left(ranks, rank)
+        found = False
+        if place < len(ranks) and ranks[place] == rank:
+            found = prices[place] == price
+            if not found:
+                place, found = _among_equal(prices, ranks, place, price, sign)
+        if found:
+            del side[prices[place]]
+            if is_gone:
+                del ranks[place], prices[place]
+            else:
+                prices[place], side[price] = price, amount
+        elif not is_gone:
+            ranks.insert(place, rank)
+            prices.insert(place, price)
+            side[price] = amount
+
+
+def _among_equal(prices: list[str], ranks: list[float], place: int, price: str, sign: int) -> tuple[int, bool]:
+    """The place of a price among those from `place` on that are one float64, and whether that number is there."""
+    exact, rank = Decimal(price), ranks[place]
+    while place < len(ranks) and ranks[place] == rank:
+        other = Decimal(prices[place])
+        if other == exact:
+            return place, True
+        if (other > exact) == (sign > 0):
+            break
+        place += 1
+    return place, False
 
 
 def _cut_ranked(side: dict[str, str], prices: list[str], ranks: list[float], depth: int) -> None:
@@ -155,153 +267,3 @@ class BookRule(NamedTuple):
 
     def book(self) -> Book:
         return Book() if self.depth is None and self.check is None else RankedBook()
-
-
-class BookSync:
-    """One book, checked on every delta for ever.
-
-    Each method returns what to publish: updates that apply now, in order, or nothing.
-    """
-
-    __slots__ = ("asked", "book", "held", "id", "linked", "rule", "stream_last")
-
-    def __init__(self, rule: BookRule) -> None:
-        self.rule = rule
-        self.book = rule.book()
-        self.id: int | None = None  # the book is exact after this id; None while it is not in step
-        self.held: list[Update] = []  # deltas that wait for a snapshot, without a hole between them
-        self.asked = False  # a snapshot is on its way
-        self.stream_last = 0  # the id that the stream itself has reached
-        self.linked = False  # a delta has gone on from the snapshot: from now on each must go on from the one before
-
-    @property
-    def synced(self) -> bool:
-        return self.id is not None
-
-    def breaks(self, delta: Update) -> bool:
-        """Whether a delta shows that something before it is missing, or that the stream ran back."""
-        if self.id is None or self.rule.link == "none":
-            return False
-        if self.rule.link == "exact" and self.linked:
-            return delta.first != self.id + 1
-        return delta.first > self.id + 1 or delta.last < self.stream_last
-
-    def delta(self, delta: Update) -> bool:
-        """Take a delta that does not break the book; returns whether it applies (else it is old, or held)."""
-        self.stream_last = delta.last
-        if self.id is None:
-            if self.rule.snapshot != "stream":
-                self._hold(delta)
-            return False
-        if delta.last <= self.id and (self.rule.link == "range" or not self.linked):
-            return False  # the book has it
-        self._apply(delta)
-        return True
-
-    def steps(self, delta: Update) -> bool:
-        """Take a delta that goes on from the one before, as nearly all do; False: it is not such a one, nor taken."""
-        before, (_, _, first, last, _, fields) = self.id, delta
-        if before is None or not self.linked or fields["type"] == "snapshot":
-            return False
-        rule, link = self.rule, self.rule.link
-        if link == "exact":
-            if first != before + 1:
-                return False
-        elif link == "range" and (first > before + 1 or last <= before or last < self.stream_last):
-            return False
-        self.book.apply(fields["bids"], fields["asks"])
-        if rule.depth is not None:
-            self.book.cut(rule.depth)
-        self.id = self.stream_last = last
-        return True
-
-    def agrees(self, fields: dict[str, Any]) -> bool:
-        """Whether the book is what a delta or snapshot, taken just now, says of it."""
-        return self.rule.check is None or self.rule.check(self.book, fields)
-
-    def begin(self, snapshot: Update) -> None:
-        """Take a snapshot that came on the stream: whatever was before, the book is this."""
-        self.book.replace(snapshot.fields["bids"], snapshot.fields["asks"])
-        self.id = self.stream_last = snapshot.last
-        self.held, self.asked, self.linked = [], False, True
-
-    def told(self, fields: dict[str, Any], ts: int) -> bool:
-        """Take a book event that nothing links to the one before; returns whether it applies: not before a snapshot."""
-        if fields["type"] == "snapshot":
-            self.book.replace(fields["bids"], fields["asks"])
-        elif self.id is None:
-            return False
-        else:
-            self.book.apply(fields["bids"], fields["asks"])
-        self.id = ts
-        return True
-
-    def rejoin(self) -> None:
-        """Go on with another connection: it may bring what the book has already, or begin in the middle of it."""
-        self.stream_last, self.linked = 0, False
-
-    def lose(self) -> None:
-        """The book is out of step: begin again with the next delta and a new snapshot."""
-        self.id = None
-        self.held = []
-        self.asked = self.linked = False
-        self.stream_last = 0
-        self.book = self.rule.book()
-
-    def snapshot(self, snapshot: Snapshot) -> list[Update] | None:
-        """Take a snapshot: the held deltas that go on from it, or None where it does not fit (ask again).
-
-        Steps 3 to 5: it must not be older than the first delta; older deltas are dropped; the first of the rest must
-        contain the id after the snapshot's. Where a delta names the id before it, a snapshot of just that one fits too.
-        """
-        self.asked = False
-        if self.id is not None or not self.held:
-            return None
-        if snapshot.last < self.held[0].first - (self.rule.link == "exact"):
-            return None
-        following = [delta for delta in self.held if delta.last > snapshot.last]
-        if following and following[0].first > snapshot.last + 1 and self.rule.link != "none":
-            return None
-        self.book.replace(snapshot.bids, snapshot.asks)
-        self.id = snapshot.last
-        self.held = []
-        for delta in following:
-            self._apply(delta)
-        return following
-
-    def _apply(self, delta: Update) -> None:
-        self.book.apply(delta.fields["bids"], delta.fields["asks"])
-        if self.rule.depth is not None:
-            self.book.cut(self.rule.depth)
-        self.id, self.linked = delta.last, True
-
-    def _hold(self, delta: Update) -> None:
-        if self.rule.link != "none" and self._is_torn(delta):
-            self.held = []  # a hole, or ids that ran back: what lies before it is of no use
-        self.held.append(delta)
-        if len(self.held) > HELD_MAX:
-            del self.held[: HELD_MAX // 10]
-
-    def _is_torn(self, delta: Update) -> bool:
-        if not self.held:
-            return False
-        last = self.held[-1].last
-        return delta.first != last + 1 if self.rule.link == "exact" else delta.first > last + 1 or delta.last < last
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "linked": self.linked,
-            "stream_last": self.stream_last,
-            "held": [list(delta) for delta in self.held],
-            "bids": list(self.book.bids.items()),
-            "asks": list(self.book.asks.items()),
-        }
-
-    @classmethod
-    def restored(cls, state: dict[str, Any], rule: BookRule) -> "BookSync":
-        sync = cls(rule)
-        sync.id, sync.stream_last, sync.linked = state["id"], state["stream_last"], state.get("linked", True)
-        sync.held = [Update(*delta) for delta in state["held"]]
-        sync.book.replace(state["bids"], state["asks"])
-        return sync

@@ -9,12 +9,12 @@ that of the events.
 """
 
 from array import array
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from math import isfinite, nan
 from typing import NamedTuple
 
+from .book import RankedBook
 from .errors import BadRequestError
 from .events import GAP, Event, Level
 from .grid import By, Grid, Interval
@@ -38,39 +38,11 @@ class BookSnapshot(NamedTuple):
     whole: bool
 
 
-class _Side:
-    """One side: prices ascending, amounts by price."""
-
-    __slots__ = ("amounts", "prices")
-
-    def __init__(self) -> None:
-        self.prices: list[float] = []
-        self.amounts: dict[float, float] = {}
-
-    def replace(self, levels: Iterable[Level]) -> None:
-        found = ((float(price), float(amount)) for price, amount in levels)
-        self.amounts = {price: amount for price, amount in found if amount and isfinite(price)}
-        self.prices = sorted(self.amounts)
-
-    def apply(self, levels: Iterable[Level]) -> None:
-        amounts, prices = self.amounts, self.prices
-        for price_text, amount_text in levels:
-            price, amount = float(price_text), float(amount_text)
-            if not amount:
-                if amounts.pop(price, None) is not None:
-                    del prices[bisect_left(prices, price)]
-            elif price in amounts:
-                amounts[price] = amount
-            elif isfinite(price):
-                amounts[price] = amount
-                insort(prices, price)
-
-
 class _Book:
-    __slots__ = ("asks", "bids", "known", "levels")
+    __slots__ = ("book", "known", "levels")
 
     def __init__(self) -> None:
-        self.bids, self.asks = _Side(), _Side()
+        self.book = RankedBook()
         self.known = False  # from the first snapshot on
         self.levels: array[float] | None = None  # the best ones as they were asked last; None: changed since
 
@@ -79,23 +51,25 @@ class _Book:
         self.levels = None
         if event["type"] == "snapshot":
             self.known = False  # should it be torn
-            self.bids.replace(event["bids"])
-            self.asks.replace(event["asks"])
+            self.book.replace(_checked(event["bids"]), _checked(event["asks"]))
             self.known = True
         elif self.known:
-            self.bids.apply(event["bids"])
-            self.asks.apply(event["asks"])
+            self.book.apply(_checked(event["bids"]), _checked(event["asks"]))
 
     def top(self, depth: int) -> "array[float]":
         if self.levels is None:
-            bids, asks = self.bids.prices[: -depth - 1 : -1], self.asks.prices[:depth]
             levels = [nan] * (4 * depth)
-            levels[0 : 4 * len(bids) : 4] = bids
-            levels[1 : 4 * len(bids) : 4] = map(self.bids.amounts.__getitem__, bids)
-            levels[2 : 4 * len(asks) : 4] = asks
-            levels[3 : 4 * len(asks) : 4] = map(self.asks.amounts.__getitem__, asks)
+            for place, side in enumerate(self.book.top(depth)):
+                levels[2 * place : 4 * len(side) : 4] = [float(price) for price, _ in side]
+                levels[2 * place + 1 : 4 * len(side) : 4] = [float(amount) for _, amount in side]
             self.levels = array("d", levels)
         return self.levels
+
+
+def _checked(levels: Iterable[Level]) -> list[Level]:
+    """Levels with a finite price. Raises ValueError or TypeError for what is no number."""
+    found = ((float(price), float(amount), price, amount) for price, amount in levels)
+    return [(price_text, amount_text) for price, _, price_text, amount_text in found if isfinite(price)]
 
 
 def unknown_levels(depth: int) -> "array[float]":

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from .book import BookRule, BookSync
+from .book import BookRule
+from .book_sync import BookSync
 from .events import GAP, Update, templates, topic
 
 OVERLAP_MAX = 10_000

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common import exchanges
 from common.adapter import Adapter
-from common.book import BookSync
+from common.book_sync import BookSync
 from common.events import Action, Reply, Snapshot, Update
 from common.exchanges import binance
 from common.normaliser import Normaliser

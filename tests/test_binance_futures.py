@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common import exchanges
 from common.adapter import Adapter
-from common.book import BookSync
+from common.book_sync import BookSync
 from common.events import Action, Reply, Snapshot, Update, instrument
 from common.foreign_recording import TEXT, Line, read_lines
 from common.normaliser import Normaliser

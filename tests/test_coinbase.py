@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common import exchanges
 from common.adapter import Adapter
-from common.book import BookSync
+from common.book_sync import BookSync
 from common.events import GAP, Action, Event, Reply, Update
 from common.exchanges import coinbase, coinbase_standin
 from tests.coinbase_run import Run, payloads, recorded, told
