@@ -19,6 +19,8 @@ CHANNELS = (
 )  # fmt: skip
 SPARSE = frozenset({"liquidation", "instrument"})
 """Channels that may be silent for long without anything being wrong."""
+INDEX = "index"
+"""The channel of an Update that names an index alone: normalise adds it to the `mark` events of the index's symbols."""
 GAP = "gap"
 HEARTBEAT = "heartbeat"
 

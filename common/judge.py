@@ -3,6 +3,7 @@
 One step below `normaliser`: an update or an answer and the state of its symbol in, events and wishes out.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from .adapter import Adapter
@@ -43,6 +44,23 @@ class Judge:
             self._out.close_gap(state, topic)
         topic.reached(update.last, update.fields)
         self._out.emit(state, topic, update.ts_event, topic.merge(update.fields))
+
+    def take_index(self, states: Iterable[SymbolState], conn: int, update: Update) -> None:
+        """The price of an index, for the `mark` topic of each of its symbols.
+
+        Only mark prices decide which connection a topic follows: another one may carry the index without them.
+        """
+        for state in states:
+            topic = state.channels.get("mark")
+            if topic is None:
+                continue
+            topic.judged, own = self._out.seq, update._replace(channel="mark", symbol=state.name)
+            if topic.conn is None and state.name == update.symbol:
+                topic.follow(conn, lags=False)  # this symbol has no mark price: the index is all there is
+            if topic.conn == conn:
+                self.take(state, topic, own)
+            elif topic.other == conn or state.name == update.symbol:
+                topic.take_other(conn, own)
 
     def _goes_on(self, state: SymbolState, topic: Topic, update: Update) -> bool:
         """Judge an id against the last one: repeated (drop it), beyond a hole (say so), or counted anew."""

@@ -14,8 +14,9 @@ from . import event_record
 from .absence import Absence
 from .adapter import FAULTS, Adapter, version
 from .emission import Emission, Published
-from .events import GAP, Action, Parsed, Snapshot, Update
+from .events import GAP, INDEX, Action, Parsed, Snapshot, Update
 from .fast_path import FastPath
+from .indices import IndexedStates
 from .judge import Judge
 from .record import Record, decode, parted
 from .topic import Gap, Rules, SymbolState, Topic
@@ -32,7 +33,7 @@ class Normaliser:
 
     def __init__(self, adapter: Adapter, symbols: Collection[str] | None = None) -> None:
         self.errors: Counter[str] = Counter()  # what an exchange's file, or this one, did not bear: a fault of ours
-        self.symbols: dict[str, SymbolState] = {}
+        self.symbols = IndexedStates(adapter.index_of)
         self._adapter, self._exchange, self._dense = adapter, adapter.NAME, adapter.DENSE
         self._is_plain = adapter.loads is orjson.loads  # else numbers need their digits: the payload is read by itself
         self._wanted = None if symbols is None else frozenset(symbols)
@@ -173,6 +174,8 @@ class Normaliser:
             channel, symbol, first, last, ts_event, fields = update
             state = self.symbols.get(symbol) or self._state(symbol)
             topic = state.channels.get(channel) if state is not None else None
+            if channel == INDEX:
+                self._judge.take_index(self.symbols.of_index(symbol), conn, update)
             if state is None or topic is None:
                 continue
             topic.judged = seq
@@ -372,9 +375,7 @@ class Normaliser:
         return {**topics, GAP: (state.gaps.last, state.gaps.part)}
 
     def _may_know(self, symbol: str) -> bool:
-        if self._wanted is not None and symbol not in self._wanted:
-            return False
-        return self._subscribed is None or symbol in self._subscribed
+        return all(symbols is None or symbol in symbols for symbols in (self._wanted, self._subscribed))
 
     def _state(self, symbol: str) -> SymbolState | None:
         """The state of a symbol, begun where nothing is known of it yet; None if it is not to be looked at."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from .adapter import Adapter, version
-from .events import HEARTBEAT, Snapshot, Update, topic
+from .events import HEARTBEAT, INDEX, Snapshot, Update, topic
 from .normaliser import Normaliser, Work
 from .record import DATA, FORMAT, Record, decode, encode, is_plain, payload_part
 from .schedule import CHECKPOINT_BYTES, Weights
@@ -57,9 +57,15 @@ class Recorder:
         """Frames of these channels and symbols get files of their own; all others lie with those of no symbol."""
         self._places = {}
         self.weights.keep({symbol for _, symbol in places})
+        of_index: dict[str, list[str]] = {}
         for channel, symbol in places:
             for each in self._merged if channel in self._merged else (channel,):
                 self._places[each, symbol] = _place(channel, symbol)
+            if channel == "mark" and (index := self._adapter.index_of(symbol)) is not None:
+                of_index.setdefault(index, []).append(symbol)
+        for index, symbols in of_index.items():
+            if len(symbols) == 1:  # else all of them read it: it is filed under no symbol
+                self._places[INDEX, index] = _place("mark", symbols[0])
 
     def frames(self, conn: int, ts: int, payloads: list[bytes]) -> list[Any]:
         """Whole text frames of one read."""

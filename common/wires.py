@@ -131,18 +131,19 @@ class Wires:
             if not shard.streams:
                 self._shards.remove(shard)
         carried = {name for shard in self._shards for name in shard.streams}
-        new = [{name: place for name, place in each.items() if name not in carried} for each in streams]
-        for shard in spread([each for each in new if each], self._limits[0], self._adapter.path, self._limits[1]):
+        new = [each for each in streams if not each.keys() <= carried]  # with what another connection carries, too
+        for shard in spread(new, self._limits[0], self._adapter.path, self._limits[1]):
             self._join(shard)
 
     def _join(self, new: Shard) -> None:
         """Let a connection that has room carry a new shard's streams; else it gets one of its own."""
         for shard in self._shards:
             if shard.path == new.path and shard.has_room(new.streams, *self._limits):
+                names = [name for name in new.streams if name not in shard.streams]
                 shard.streams.update(new.streams)
                 for _, other, link in self._open.values():
                     if other is shard:
-                        link.to_subscribe += batches(list(new.streams), self._adapter.STREAMS_PER_SUBSCRIBE)
+                        link.to_subscribe += batches(names, self._adapter.STREAMS_PER_SUBSCRIBE)
                 return
         self._shards.append(new)
 

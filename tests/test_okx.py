@@ -119,9 +119,9 @@ PARSED: dict[bytes, Any] = {
         {"rate": "0.0001", "predicted_rate": None, "next_ts": 1744590349506 * MS},
     ),
     MARK: Update("mark", "BTC-USDT-SWAP", 1630049139746 * MS, 1630049139746 * MS, 1630049139746 * MS,
-                 {"mark_price": "42310.6", "index_price": None}),
-    INDEX: Update("mark", "BTC-USDT", 1597026383085 * MS, 1597026383085 * MS, 1597026383085 * MS,
-                  {"mark_price": None, "index_price": "0.10"}),
+                 {"mark_price": "42310.6"}),
+    INDEX: Update("index", "BTC-USDT", 1597026383085 * MS, 1597026383085 * MS, 1597026383085 * MS,
+                  {"index_price": "0.10"}),
     OPEN_INTEREST: Update("open_interest", "BTC-USDT-SWAP", 1743041250440 * MS, 1743041250440 * MS,
                           1743041250440 * MS, {"open_interest": "565474"}),
     LIQUIDATION: [
@@ -240,8 +240,8 @@ def test_streams_are_named_after_their_args_and_candles_have_a_path_of_their_own
     }
     swap = okx.streams("BTC-USDT-SWAP", ["funding", "mark", "open_interest", "liquidation"], [])
     assert list(swap) == [
-        "funding-rate:BTC-USDT-SWAP", "mark-price:BTC-USDT-SWAP", "open-interest:BTC-USDT-SWAP",
-        "liquidation-orders:SWAP",
+        "funding-rate:BTC-USDT-SWAP", "index-tickers:BTC-USDT", "mark-price:BTC-USDT-SWAP",
+        "open-interest:BTC-USDT-SWAP", "liquidation-orders:SWAP",
     ]  # fmt: skip
     assert list(okx.streams("BTC-USD-220527", ["liquidation", "funding"], [])) == ["liquidation-orders:FUTURES"]
     assert okx.path("candle1m:BTC-USDT") == "/ws/v5/business" and okx.path("trades:BTC-USDT") == "/ws/v5/public"

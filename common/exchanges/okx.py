@@ -11,12 +11,12 @@ from zlib import crc32
 
 import orjson
 
-from ..adapter import FAULTS, understood
+from ..adapter import DEFAULTS, FAULTS, understood
 from ..book import Book, BookRule
-from ..events import Action, Parsed, Reply, Request, Snapshot, Update
+from ..events import INDEX, Action, Parsed, Reply, Request, Snapshot, Update
 from ..fields import NS_PER_MS, digits, maybe, ns_of_ms, text
 from . import okx_instruments
-from .okx_instruments import DERIVATIVES, SPOT, SWAP, instrument_of, sort_of
+from .okx_instruments import DERIVATIVES, SPOT, has_funding, index_of, instrument_of, sort_of
 
 NAME = "okx"
 VERSION = 4
@@ -46,7 +46,10 @@ CHANNELS = (
     "trade", "book", "quote", "ticker", "candle", "funding", "mark", "open_interest", "liquidation", "instrument",
 )  # fmt: skip
 DENSE = BACKFILLS = REPEATS = frozenset({"trade"})
+SHARED = DEFAULTS["SHARED"] | {"mark"}  # a mark price and its index may have one time
 WHOLE = {"trade": "proven", "book": "proven"}
+MERGED = {"mark": ("mark_price", "index_price")}
+"""Mark prices and index prices come in streams of their own."""
 
 CANDLE_INTERVALS = (
     "1s", "1m", "3m", "5m", "15m", "30m", "1H", "2H", "4H", "6H", "12H", "1D", "2D", "3D", "5D", "1W", "1M", "3M",
@@ -87,24 +90,28 @@ BOOK = BookRule("stream", "exact", check=_agrees)
 
 
 def streams(symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]:
-    """`trades:BTC-USDT`; `tickers` brings quotes too; liquidations come for all symbols of a sort at once."""
+    """`trades:BTC-USDT` and the like, each with (channel, symbol).
+
+    `tickers` brings quotes too; an index comes for all of its symbols, liquidations for all symbols of a type at once.
+    """
     sort = sort_of(symbol)
     subscribed = {
-        "trade": f"trades:{symbol}",
-        "book": f"books:{symbol}",
-        "quote": f"tickers:{symbol}",
-        "ticker": f"tickers:{symbol}",
-        "mark": f"{'mark-price' if sort in DERIVATIVES else 'index-tickers'}:{symbol}",
+        "trade": [f"trades:{symbol}"],
+        "book": [f"books:{symbol}"],
+        "quote": [f"tickers:{symbol}"],
+        "ticker": [f"tickers:{symbol}"],
+        "mark": [f"index-tickers:{index_of(symbol)}"],
     }
-    if sort == SWAP:
-        subscribed["funding"] = f"funding-rate:{symbol}"
     if sort in DERIVATIVES:
-        subscribed["open_interest"] = f"open-interest:{symbol}"
-        subscribed["liquidation"] = f"liquidation-orders:{sort}"
+        subscribed["mark"].append(f"mark-price:{symbol}")  # last: the one that is renewed where `mark` is silent
+        subscribed["open_interest"] = [f"open-interest:{symbol}"]
+        subscribed["liquidation"] = [f"liquidation-orders:{sort}"]
+    if has_funding(symbol):
+        subscribed["funding"] = [f"funding-rate:{symbol}"]
     names: dict[str, tuple[str, str]] = {}
     for channel in channels:
-        if channel in subscribed:
-            names.setdefault(subscribed[channel], (channel, symbol))
+        for name in subscribed.get(channel, ()):
+            names.setdefault(name, (channel, symbol))
     if "candle" in channels:
         names |= {f"candle{interval}:{symbol}": ("candle", symbol) for interval in candle_intervals}
     return names
@@ -280,14 +287,14 @@ def _funding(_message: Any, _arg: Any, data: Any) -> Update:
 
 
 def _mark(_message: Any, _arg: Any, data: Any) -> Update:
-    time, fields = ns_of_ms(data["ts"]), {"mark_price": digits(data["markPx"]), "index_price": None}
+    time, fields = ns_of_ms(data["ts"]), {"mark_price": digits(data["markPx"])}
     return Update("mark", text(data["instId"]), time, time, time, fields)
 
 
 def _index(_message: Any, _arg: Any, data: Any) -> Update:
-    """The index that derivatives of this pair are settled by: it bears the name of the spot symbol."""
-    time, fields = ns_of_ms(data["ts"]), {"mark_price": None, "index_price": digits(data["idxPx"])}
-    return Update("mark", text(data["instId"]), time, time, time, fields)
+    """The index by which derivatives of a pair are settled: its name is that of the spot symbol."""
+    time, fields = ns_of_ms(data["ts"]), {"index_price": digits(data["idxPx"])}
+    return Update(INDEX, text(data["instId"]), time, time, time, fields)
 
 
 def _open_interest(_message: Any, _arg: Any, data: Any) -> Update:

@@ -35,6 +35,19 @@ def sort_of(symbol: str) -> str:
     return SPOT if len(parts) < 3 else OPTION if len(parts) > 3 else SWAP if parts[2] == "SWAP" else FUTURES
 
 
+def has_funding(symbol: str) -> bool:
+    """Whether funding is paid: for swaps, and for X-Perps, which are futures by type and swaps by rule.
+
+    An X-Perp's `ruleType` is `xperp`; its name says the same: BTC-USD_UM_XPERP-310404.
+    """
+    return sort_of(symbol) == SWAP or (sort_of(symbol) == FUTURES and symbol.split("-")[1].endswith("_XPERP"))
+
+
+def index_of(symbol: str) -> str:
+    """The index of a symbol: its underlying, without what the family adds to it (BTC-USD of BTC-USD_UM-SWAP)."""
+    return _underlying(symbol).partition("_")[0]
+
+
 def inquiries(symbols: list[str]) -> list[list[str]]:
     """Symbols that one request can tell of: of one sort, options of one underlying."""
     groups: dict[tuple[str, str], list[str]] = {}

@@ -3,7 +3,7 @@
 Each `arg` is agreed to or refused by itself: for refusals that is inferred from the agreements.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,7 +11,7 @@ import orjson
 
 from ..standin_dialect import Patience, Rate, RefusedError
 from . import okx
-from .okx_instruments import DERIVATIVES
+from .okx_instruments import DERIVATIVES, index_of
 
 MESSAGES_PER_S = 10.0
 CONNECTS = 3, 1.0
@@ -51,8 +51,8 @@ def stream_of(payload: bytes) -> str | None:
 
 
 class Session:
-    def __init__(self, path: str, known: Container[str]) -> None:
-        self._known = known
+    def __init__(self, path: str, known: Collection[str]) -> None:
+        self._known, self._indices = known, frozenset(map(index_of, known))
         self.streams: dict[str, None] = {}
         self._patience = Patience(IDLE_S, 4004, "No data received in 30s.")
         self._offered = {"/ws/v5/public": _PUBLIC, "/ws/v5/business": _BUSINESS}.get(urlsplit(path).path, frozenset())
@@ -87,7 +87,8 @@ class Session:
             return _error("60011", "Please log in", request)
         of = arg.get("instId", arg.get("instType", ""))
         by_type = channel == "liquidation-orders"
-        is_known = ("instType" in arg) == by_type and of in (DERIVATIVES if by_type else self._known)
+        named = DERIVATIVES if by_type else self._indices if channel == "index-tickers" else self._known
+        is_known = ("instType" in arg) == by_type and of in named
         if channel not in self._offered or not is_known:
             said = f"Wrong URL or channel:{channel},instId:{of} doesn't exist. Please use the correct URL, channel and "
             return _error("60018", said + "parameters referring to API document.", request)
