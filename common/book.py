@@ -256,14 +256,16 @@ class BookRule(NamedTuple):
     `snapshot`: it is asked for over `rest`, or by a `request` on the same socket, while deltas are held; or it comes
     first on the subscription (`stream`). `link`: a delta may begin up to the id after the last one (`range`), must
     begin exactly there (`exact`), or nothing is known (`none`). `depth`: levels a side that the exchange keeps; what is
-    beyond goes without a word. `check`: whether a book agrees with what a delta's fields say of it, as a checksum.
-    With either of the two the book is a RankedBook.
+    beyond goes without a word. `check`: whether a book agrees with what a delta's fields say of it, as a checksum. With
+    either of the two the book is a RankedBook. `rejoins`: the delta that ends at the snapshot's id is applied, for its
+    levels beyond the snapshot's depth.
     """
 
     snapshot: Literal["rest", "request", "stream"]
     link: Literal["range", "exact", "none"]
     depth: int | None = None
     check: Callable[[Any, dict[str, Any]], bool] | None = None
+    rejoins: bool = False
 
     def book(self) -> Book:
         return Book() if self.depth is None and self.check is None else RankedBook()

@@ -18,7 +18,7 @@ class BookSync:
     Each method returns what to publish: updates that apply now, in order, or nothing.
     """
 
-    __slots__ = ("asked", "book", "held", "id", "linked", "rule", "stream_last")
+    __slots__ = ("asked", "at_snapshot", "book", "held", "id", "linked", "rule", "stream_last")
 
     def __init__(self, rule: BookRule) -> None:
         self.rule = rule
@@ -27,6 +27,7 @@ class BookSync:
         self.held: list[Update] = []  # deltas that wait for a snapshot, without a hole between them
         self.asked = False  # a snapshot is on its way
         self.stream_last = 0  # the id that the stream itself has reached
+        self.at_snapshot = False  # the book is a snapshot that was asked for, and no delta yet
         self.linked = False  # a delta has gone on from the snapshot: from now on each must go on from the one before
 
     @property
@@ -48,8 +49,9 @@ class BookSync:
             if self.rule.snapshot != "stream":
                 self._hold(delta)
             return False
-        if delta.last <= self.id and (self.rule.link == "range" or not self.linked):
-            return False  # the book has it
+        is_old = self._is_in(delta, self.id) if self.at_snapshot else delta.last <= self.id
+        if is_old and (self.rule.link == "range" or not self.linked):
+            return False
         self._apply(delta)
         return True
 
@@ -99,14 +101,14 @@ class BookSync:
         """The book is out of step: begin again with the next delta and a new snapshot."""
         self.id = None
         self.held = []
-        self.asked = self.linked = False
+        self.asked = self.linked = self.at_snapshot = False
         self.stream_last = 0
         self.book = self.rule.book()
 
     def snapshot(self, snapshot: Snapshot) -> list[Update] | None:
         """Take a snapshot: the held deltas that go on from it, or None where it does not fit (ask again).
 
-        Steps 3 to 5: it must not be older than the first delta; older deltas are dropped; the first of the rest must
+        It must not be older than the first delta; older deltas are dropped; the first of the rest must
         contain the id after the snapshot's. Where a delta names the id before it, a snapshot of just that one fits too.
         """
         self.asked = False
@@ -114,21 +116,25 @@ class BookSync:
             return None
         if snapshot.last < self.held[0].first - (self.rule.link == "exact"):
             return None
-        following = [delta for delta in self.held if delta.last > snapshot.last]
+        following = [delta for delta in self.held if not self._is_in(delta, snapshot.last)]
         if following and following[0].first > snapshot.last + 1 and self.rule.link != "none":
             return None
         self.book.replace(snapshot.bids, snapshot.asks)
-        self.id = snapshot.last
+        self.id, self.at_snapshot = snapshot.last, True
         self.held = []
         for delta in following:
             self._apply(delta)
         return following
 
+    def _is_in(self, delta: Update, snapshot: int) -> bool:
+        """Whether a delta is in a snapshot, by the snapshot's id."""
+        return delta.last < snapshot if self.rule.rejoins else delta.last <= snapshot
+
     def _apply(self, delta: Update) -> None:
         self.book.apply(delta.fields["bids"], delta.fields["asks"])
         if self.rule.depth is not None:
             self.book.cut(self.rule.depth)
-        self.id, self.linked = delta.last, True
+        self.id, self.linked, self.at_snapshot = delta.last, True, False
 
     def _hold(self, delta: Update) -> None:
         if self.rule.link != "none" and self._is_torn(delta):
@@ -147,6 +153,7 @@ class BookSync:
         return {
             "id": self.id,
             "linked": self.linked,
+            "at_snapshot": self.at_snapshot,
             "stream_last": self.stream_last,
             "held": [list(delta) for delta in self.held],
             "bids": list(self.book.bids.items()),
@@ -157,6 +164,7 @@ class BookSync:
     def restored(cls, state: dict[str, Any], rule: BookRule) -> "BookSync":
         sync = cls(rule)
         sync.id, sync.stream_last, sync.linked = state["id"], state["stream_last"], state.get("linked", True)
+        sync.at_snapshot = state.get("at_snapshot", False)
         sync.held = [Update(*delta) for delta in state["held"]]
         sync.book.replace(state["bids"], state["asks"])
         return sync

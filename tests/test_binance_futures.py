@@ -241,7 +241,7 @@ def book_update(before: int, last: int, first: int | None = None) -> Update:
 @pytest.mark.parametrize(
     ("snapshot", "deltas", "applied"),
     [
-        (100, [(90, 100), (100, 120)], [120]),  # one that ends at the snapshot, then pu == id, U > id + 1
+        (100, [(90, 100), (100, 120)], [100, 120]),  # one that ends at the snapshot, then pu == id, U > id + 1
         (100, [(100, 120), (120, 130)], [120, 130]),  # the very first delta goes on from the snapshot
         (100, [(90, 95), (95, 105), (105, 107)], [105, 107]),  # the snapshot lies within a delta
         (99, [(90, 95), (95, 105)], [105]),  # pu <= id < u, though U may be beyond id + 1

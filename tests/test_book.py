@@ -13,7 +13,7 @@ from common import exchanges
 from common.book import BEST, Book, BookRule, RankedBook, crossed
 from common.book_snapshots import BookSnapshots
 from common.book_sync import BookSync
-from common.events import Update
+from common.events import Snapshot, Update
 from common.normaliser import Normaliser
 from common.record import decode
 
@@ -141,3 +141,17 @@ def test_a_book_is_ranked_where_its_rule_has_a_depth_or_a_check_and_after_a_chec
         assert each.delta(Update("book", "X", 2, 2, None, delta))
         assert each.book.top() == ([("3", "1"), ("2", "1")], []) and isinstance(each.book, RankedBook)
     assert type(BookSync(BookRule("rest", "range")).book) is Book
+
+
+@pytest.mark.parametrize("exchange", ["binance-usdm", "binance-coinm"])
+def test_a_delta_that_ends_with_the_snapshot_brings_its_levels_beyond_the_snapshots_depth(exchange: str) -> None:
+    """Drop any event where u is < lastUpdateId in the snapshot. Spot drops u <= lastUpdateId: it has its own test."""
+    deep = Update("book", "BNBUSDT", 96, 105, None, {"type": "delta", "bids": [["1.5", "7"]], "asks": []})
+    sync = BookSync(exchanges.get(exchange).BOOK)
+    sync.delta(deep)
+    assert sync.snapshot(Snapshot("BNBUSDT", 105, None, [("2", "1")], [])) == [deep]
+    assert sync.book.top() == ([("2", "1"), ("1.5", "7")], []) and not sync.breaks(
+        Update("book", "BNBUSDT", 106, 130, None, {})
+    )
+    sync.rejoin()
+    assert not sync.delta(deep), "a second connection brings it again"

@@ -29,9 +29,10 @@ CHANNELS = (
     "trade", "agg_trade", "book", "quote", "ticker", "candle",
     "funding", "mark", "open_interest", "liquidation", "instrument",
 )  # fmt: skip
-BOOK = BookRule("rest", "exact")
+BOOK = BookRule("rest", "exact", rejoins=True)
 """Each delta names the id before it (`pu`); ids themselves are of all symbols together and jump. The first delta after
-a snapshot has `pu` <= its id < `u`: it contains the id, or goes on right after it.
+a snapshot has `pu` <= its id <= `u`: it contains the id, ends with it, or goes on right after it. One that ends with it
+may hold levels beyond the snapshot's depth ("drop any event where u is < lastUpdateId").
 """
 
 DENSE = BACKFILLS = frozenset({"agg_trade"})
