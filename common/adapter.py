@@ -40,7 +40,7 @@ class Adapter(Protocol):
     CHANNELS: tuple[str, ...]  # what it offers, out of events.CHANNELS
     DENSE: frozenset[str]  # channels whose ids count up by one for each symbol: a hole is a loss
     BACKFILLS: frozenset[str]  # of these, what can be fetched by id
-    REPEATS: frozenset[str]  # of these, what a subscription begins with again: trades that were told before
+    REPEATS: frozenset[str]  # channels of which a subscription begins with events that were told before
     SHARED: frozenset[str]  # channels of which several updates may bear one id: one time, or one step of the exchange
     BOOK: BookRule
     WHOLE: Mapping[str, str]  # for each channel, what can be known of holes: proven, detected, else unverifiable

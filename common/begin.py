@@ -29,7 +29,9 @@ def owed(disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any])
     conns = sorted(map(int, facts.get("connections", {})))
     topics = {
         symbol: {
-            channel: _last_id(tail, adapter, conns, channel, symbol) if channel in adapter.DENSE else None
+            channel: _last_id(tail, adapter, conns, channel, symbol)
+            if channel in adapter.DENSE | adapter.REPEATS
+            else None
             for channel in subscriptions["channels"]
         }
         for symbol in subscriptions["symbols"]

@@ -26,7 +26,6 @@ class Judge:
     def __init__(self, adapter: Adapter, out: Emission) -> None:
         self.actions: list[Action] = []
         self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
-        self._repeats = adapter.REPEATS
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -36,7 +35,9 @@ class Judge:
         if update.channel in self._dense:
             if topic.id is not None and not self._goes_on(state, topic, update):
                 return
-        elif topic.lags and topic.had(update):
+        elif (topic.lags or (topic.seam and topic.repeats)) and topic.had(update):
+            if topic.gap is not None:
+                self._out.close_gap(state, topic)  # the subscription delivers, if nothing new so far
             return
         if not update.fields:
             return  # nothing new is said
@@ -68,7 +69,7 @@ class Judge:
         if update.first == last + 1:
             return True
         if update.last <= last:
-            repeats = topic.seam or topic.channel in self._repeats
+            repeats = topic.seam or topic.repeats
             if update.last == last or (repeats and update.last > last - _RESET_BELOW):
                 return False
             if topic.gap is None:

@@ -37,7 +37,7 @@ class Normaliser:
         self._adapter, self._exchange, self._dense = adapter, adapter.NAME, adapter.DENSE
         self._is_plain = adapter.loads is orjson.loads  # else numbers need their digits: the payload is read by itself
         self._wanted = None if symbols is None else frozenset(symbols)
-        self._rules = Rules(adapter.BOOK, adapter.MERGED, adapter.SHARED)
+        self._rules = Rules(adapter.BOOK, adapter.MERGED, adapter.SHARED, adapter.REPEATS)
         self._start = 0
         self._subscribed: frozenset[str] | None = None  # None before any `start` was seen
         self._out = Emission(adapter.NAME)

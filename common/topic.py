@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .book import BookRule
 from .book_sync import BookSync
-from .events import GAP, Update, templates, topic
+from .events import GAP, SPARSE, Update, templates, topic
 
 OVERLAP_MAX = 10_000
 """Frames of the other connection that are kept while two feed a topic."""
@@ -56,7 +56,8 @@ class Topic:
 
     __slots__ = (
         "channel", "conn", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest", "merged", "missing",
-        "other", "overlaps", "part", "plain", "prefix", "prev", "seam", "shares", "timed", "told", "ts", "untimed",
+        "other", "overlaps", "part", "plain", "prefix", "prev", "repeats", "seam", "shares", "timed", "told", "ts",
+        "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -79,6 +80,7 @@ class Topic:
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
         self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
         self.shares = False  # several updates may bear one id
+        self.repeats = False  # a subscription may begin with events that were told before
         self.told: deque[dict[str, Any]] = deque(maxlen=TOLD_MAX)  # then: of `id`, and not by the other one too
         self.latest: Update | list[Update] | None = None  # of a plain record: `told` when it is needed
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
@@ -122,6 +124,8 @@ class Topic:
         if self.id is None or update.last != self.id or not self.shares:
             return self.id is not None and update.last <= self.id
         told = self._remembered()
+        if self.repeats:  # each new subscription may repeat the same events
+            return update.fields in told or (not told and self.channel in SPARSE)  # not told: by the run before
         if update.fields not in told:
             return False
         told.remove(update.fields)
@@ -208,11 +212,12 @@ class Topic:
 
 
 class Rules(NamedTuple):
-    """What `adapter.Adapter` says of all symbols: BOOK, MERGED and SHARED."""
+    """What `adapter.Adapter` says of all symbols: BOOK, MERGED, SHARED and REPEATS."""
 
     book: BookRule
     merged: Mapping[str, tuple[str, ...]]
     shared: frozenset[str]
+    repeats: frozenset[str]
 
 
 class SymbolState:
@@ -234,7 +239,7 @@ class SymbolState:
         self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
         for channel, topic_ in self.channels.items():
-            topic_.shares = channel in rules.shared
+            topic_.shares, topic_.repeats = channel in rules.shared, channel in rules.repeats
             if channel in rules.merged:
                 topic_.merged = dict.fromkeys(rules.merged[channel])
         self.gaps = Topic(exchange, GAP, name, start)

@@ -29,7 +29,7 @@ REQUEST_INTERVAL_S = 0.11  # 10/s are said to be allowed, unconfirmed
 
 CHANNELS = ("trade", "book", "quote", "ticker", "instrument")
 BOOK = BookRule("stream", "none")  # no number, no checksum: a loss within a connection cannot be seen
-DENSE = BACKFILLS = frozenset({"trade"})
+DENSE = BACKFILLS = REPEATS = frozenset({"trade"})  # a subscription begins with the last trade
 WHOLE = {"trade": "proven"}
 
 TRADES_MAX = 1000

@@ -30,7 +30,7 @@ WEIGHT_PER_MIN = 300
 CHANNELS = ("trade", "book", "quote", "ticker", "candle", "instrument")
 BOOK = BookRule("stream", "none")  # what is lost shows in the connection's count
 DENSE = frozenset({"trade"})
-REPEATS = frozenset({"trade"})  # a subscription begins with the last hundred
+REPEATS = frozenset({"trade", "candle"})  # a subscription begins with the last hundred
 WHOLE = dict.fromkeys(("trade", "book", "quote", "ticker", "candle"), "proven")
 """Every message of a connection is counted: none is lost unseen."""
 
@@ -46,6 +46,7 @@ _SIDES = {"BUY": "sell", "SELL": "buy"}
 """The side that is sent is the maker's: in the recording, each trade sent as SELL lies at the best ask of the moment
 before, each sent as BUY at the best bid. (The documentation leaves it open.)"""
 _INT64_MAX = 2**63 - 1
+_CANDLE_NS = 300 * 10**9
 _update = tuple.__new__
 
 
@@ -188,12 +189,17 @@ def _quote_and_ticker(data: dict[str, Any], ts: int) -> tuple[Update, Update]:
 def _candles(message: dict[str, Any]) -> list[Update]:
     """Five minutes each, in the order of their beginnings; the first frame has the last hundred of a product."""
     ts = ns_of_iso(message["timestamp"])
-    candles = [_candle(candle, ts) for event in message["events"] for candle in event["candles"]]
+    candles = [
+        _candle(candle, ts, is_past=event["type"] == "snapshot")
+        for event in message["events"]
+        for candle in event["candles"]
+    ]
     candles.sort(key=lambda candle: candle.fields["open_ts"])
     return candles
 
 
-def _candle(data: dict[str, Any], ts: int) -> Update:
+def _candle(data: dict[str, Any], ts: int, *, is_past: bool) -> Update:
+    """Those that a subscription begins with are ordered by their ends: what ended before the last one told is known."""
     open_ts = whole(data["start"]) * 10**9
     if not 0 <= open_ts <= _INT64_MAX:
         raise ValueError
@@ -210,7 +216,8 @@ def _candle(data: dict[str, Any], ts: int) -> Update:
         "trades": None,
         "closed": None,
     }
-    return Update("candle", text(data["product_id"]), ts, ts, ts, fields)
+    last = min(open_ts + _CANDLE_NS, ts) if is_past else ts
+    return Update("candle", text(data["product_id"]), last, last, ts, fields)
 
 
 _READERS: dict[str, Any] = {

@@ -45,7 +45,8 @@ PING_INTERVAL_S = 20.0
 CHANNELS = (
     "trade", "book", "quote", "ticker", "candle", "funding", "mark", "open_interest", "liquidation", "instrument",
 )  # fmt: skip
-DENSE = BACKFILLS = REPEATS = frozenset({"trade"})
+DENSE = BACKFILLS = frozenset({"trade"})
+REPEATS = frozenset({"trade", "liquidation"})
 SHARED = DEFAULTS["SHARED"] | {"mark"}  # a mark price and its index may have one time
 WHOLE = {"trade": "proven", "book": "proven"}
 MERGED = {"mark": ("mark_price", "index_price")}
@@ -175,13 +176,13 @@ def parse(message: Any) -> Parsed | None:
     try:
         arg, data = message["arg"], message["data"]
         reader = _READERS[arg["channel"]]
-        if len(data) == 1:
+        if len(data) == 1 and reader is not _liquidations:
             return reader(message, arg, data[0]) or None
         found: list[Update] = []
         for entry in data:
             read = reader(message, arg, entry)
             found += [read] if type(read) is Update else read
-        if reader is _trade:
+        if reader is _trade or reader is _liquidations:
             found.sort(key=lambda update: update.last)
         return found or None
     except FAULTS:
