@@ -6,14 +6,15 @@ holds everything. Rules 6–8 of the protocol are kept here and in `intake`.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 import orjson
 
-from .disk import AppendFile, Disk, make_durable_dir, set_aside
+from .disk import Disk, make_durable_dir, set_aside
 from .mending import examine, gone, missing, repair, sealed_records, when
+from .open_file import OpenFile, take_up
 from .record import RecordError, decode, is_record, seq_of, whole_lines
 from .storage import (
     NO_SYMBOL,
@@ -21,19 +22,19 @@ from .storage import (
     SEALED,
     Archived,
     append_hole,
+    append_holes,
     decode_symbol,
     encode_symbol,
     file_stem,
     month_dirs,
     open_files,
     read_archived,
-    read_synced,
     sealed_lines,
     symbol_dirs,
     sync_manifest,
     write_archived,
-    write_synced,
 )
+from .synced import Facts, read_synced, write_synced
 
 DAY_NS = 86_400 * 1_000_000_000
 
@@ -45,22 +46,6 @@ _HEAD = re.compile(
 
 class ReusedNumberError(Exception):
     """The same number with other bytes: somebody numbers records who must not. Stops the archiver of the exchange."""
-
-
-@dataclass
-class OpenFile:
-    """A file being written. What `buffer` holds is not in it yet."""
-
-    path: Path
-    file: AppendFile
-    first: int  # number of its first record
-    first_ts: int
-    last: int  # number of its last record, buffered ones included
-    size: int  # bytes that stand in the file
-    crc: int  # CRC32 of them
-    buffer: list[bytes] = field(default_factory=list)
-    buffered: int = 0
-    dirty: bool = True  # written since its last sync
 
 
 class ArchiveWriter:
@@ -86,6 +71,7 @@ class ArchiveWriter:
         self._report, self._is_taken = report, is_taken  # the latter: whether a file of that stem stands elsewhere
         self._rotate_ns, self._rotate_min_bytes = rotate_s * 1_000_000_000, rotate_min_bytes
         self._files: dict[bytes, OpenFile] = {}  # by the symbol as the record spells it; b"" for none
+        self._full: dict[Path, Facts] = {}  # files that wait to be sealed
         self._held: dict[int, int] = {}  # numbers above `position` that a file holds already: CRC32 of the line
         self._written = -1
         self._fsynced = self._highest = 0
@@ -107,7 +93,7 @@ class ArchiveWriter:
             self._fsynced = 0
         went_back = self._mend(archived, journal_front, whole_to) or archived.highest > archived.complete
         if other_boot or went_back:  # of what lies beyond, not all may be there: it comes again in its order
-            write_synced(self._disk, self._directory, {})  # or what is cut now would look damaged after a kill
+            self._forget_beyond(self.position)  # or what is cut now would look damaged after a kill
             for path in open_files(self._disk, self._directory):
                 self._cut(path, self.position)
         self._open_files()
@@ -139,13 +125,14 @@ class ArchiveWriter:
 
     def _mend(self, archived: Archived, journal_front: int | None, whole_to: int | None) -> bool:
         """Mend what is damaged; returns whether the position went back, for the journal to refill what is lost."""
-        synced = read_synced(self._disk, self._directory)
+        synced = read_synced(self._disk, self._directory).files
         damages = []
         for path in open_files(self._disk, self._directory):
             known = synced.get(str(path.relative_to(self._directory)))
             if (damage := examine(self._disk, path, known, self.position, journal_front)) is not None:
                 damages.append(damage)
-        damages += [gone(self._directory / name) for name in synced if self._is_gone(self._directory / name)]
+        lost_files = [name for name in synced if self._is_gone(self._directory / name)]
+        damages += [gone(self._directory / name, synced[name]) for name in lost_files]
         serious = [damage for damage in damages if not damage.torn]
         self._last_ts = max((when(self._disk, damage) for damage in serious), default=0)
         went_back = False
@@ -170,8 +157,9 @@ class ArchiveWriter:
         for first, last in lost:
             if last >= front:
                 self.position = min(self.position, max(first, front) - 1)
-            if first < front:
-                append_hole(self._disk, self._directory, first, min(last, front - 1), "damaged", self._last_ts)
+        gone_for_good = [(first, min(last, front - 1)) for first, last in lost if first < front]
+        if gone_for_good:
+            append_holes(self._disk, self._directory, gone_for_good, "damaged", self._last_ts)
         self._fsynced = min(self._fsynced, self.position)
         return self.position < before
 
@@ -206,6 +194,7 @@ class ArchiveWriter:
             following += [opened.last for opened in found[-1:]]  # none follows yet: it is sealed without tables
         for opened, first in zip(found, following, strict=True):
             opened.file.close()
+            self._full[opened.path] = opened.pieces.facts()
             self.turned.append((opened.path, first))
 
     def _take_up(self, path: Path) -> OpenFile | None:
@@ -218,10 +207,8 @@ class ArchiveWriter:
             if (seq := seq_of(line)) <= self.position:
                 break
             self._held[seq] = crc32(line)
-        first, last = decode(lines[0]), seq_of(lines[-1])
         self._last_ts = max(self._last_ts, decode(lines[-1]).ts_recv)
-        size, crc = sum(map(len, lines)), crc32(b"".join(lines))
-        return OpenFile(path, self._disk.open(path), first.seq, first.ts_recv, last, size, crc)
+        return take_up(self._disk, path, lines)
 
     def _cut(self, path: Path, keep: int) -> None:
         """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
@@ -249,32 +236,34 @@ class ArchiveWriter:
                 if known != crc32(line):
                     raise ReusedNumberError(f"{self._directory} holds another record {seq} than the journal")
                 self.position = seq
+                if (opened := self._files.get(symbol)) is not None and opened.last < seq:
+                    opened.is_over = True
                 continue
             opened = self._files.get(symbol)
-            if opened is None or (kind == b"checkpoint" and self._must_turn(opened, ts_recv)):
+            if opened is None or opened.is_over or (kind == b"checkpoint" and self._must_turn(opened, ts_recv)):
                 opened = self._turn(symbol, opened, seq, ts_recv)
-            opened.buffer.append(line)
-            opened.buffered += len(line)
-            opened.last = seq
+            opened.take(seq, line)
             self.buffered += len(line)
             self.position, self._last_ts = seq, ts_recv
 
     def _must_turn(self, opened: OpenFile, ts_recv: int) -> bool:
         if self.turns or ts_recv // DAY_NS != opened.first_ts // DAY_NS:
             return True
-        size = opened.size + opened.buffered
-        return size >= self._rotate_min_bytes and ts_recv // self._rotate_ns != opened.first_ts // self._rotate_ns
+        return (
+            opened.size >= self._rotate_min_bytes and ts_recv // self._rotate_ns != opened.first_ts // self._rotate_ns
+        )
 
     def _turn(self, symbol: bytes, opened: OpenFile | None, seq: int, ts_recv: int) -> OpenFile:
         """End a symbol's file, if there is one, and begin the next."""
         if opened is not None:
-            self._write(opened)
+            self.buffered -= opened.write()
             opened.file.sync()
             opened.file.close()
             self.turned.append((opened.path, seq))
+            self._full[opened.path] = opened.pieces.facts()
             del self._files[symbol]
         path = self._new_path(symbol, ts_recv)
-        self._files[symbol] = OpenFile(path, self._disk.open(path), seq, ts_recv, 0, 0, 0)
+        self._files[symbol] = OpenFile(path, self._disk.open(path), seq, ts_recv)
         return self._files[symbol]
 
     def _new_path(self, symbol: bytes, ts_recv: int) -> Path:
@@ -314,16 +303,19 @@ class ArchiveWriter:
 
         Raises RecordError where a file rotted meanwhile: the next start mends it, for it still knows what was synced.
         """
+        known = read_synced(self._disk, self._directory).files
         for path in open_files(self._disk, self._directory):
-            if examine(self._disk, path, None, keep, None) is not None:
+            facts = known.get(str(path.relative_to(self._directory)))
+            if examine(self._disk, path, facts, keep, None) is not None:
                 raise RecordError(f"{path} is damaged: restart the archiver, it sets the damage aside")
         self._write_archived(keep, durable=True)
-        write_synced(self._disk, self._directory, {})
+        self._forget_beyond(keep)
         for path in open_files(self._disk, self._directory):
             self._cut(path, keep)
         current = {opened.path for opened in self._files.values()}  # any other may be under a sealing worker's hands
         self.close()
         self.turned.clear()
+        self._full.clear()
         self._held.clear()
         self.position = keep
         self._open_files(current)
@@ -333,7 +325,7 @@ class ArchiveWriter:
     def flush(self) -> None:
         """Write what was taken, then say so in `archived.json`. Raises OSError and may be called again."""
         for opened in self._files.values():
-            self._write(opened)
+            self.buffered -= opened.write()
         if self.position != self._written:
             self._write_archived(self.position, durable=False)
 
@@ -342,9 +334,7 @@ class ArchiveWriter:
         sync_journal()
         self.flush()
         for opened in self._files.values():
-            if opened.dirty:
-                opened.file.sync()
-                opened.dirty = False
+            opened.sync()
         while self._new_dirs:
             self._disk.sync_dir(max(self._new_dirs, key=lambda path: len(path.parts)))
             self._new_dirs.remove(max(self._new_dirs, key=lambda path: len(path.parts)))
@@ -354,9 +344,19 @@ class ArchiveWriter:
 
     def _tell_synced(self) -> None:
         """Keep what the synced files hold, so that damage is found by the next start."""
-        files = self._files.values()
-        synced = {str(opened.path.relative_to(self._directory)): (opened.size, opened.crc) for opened in files}
-        write_synced(self._disk, self._directory, synced)
+        self._full = {path: facts for path, facts in self._full.items() if not self._is_sealed(path)}
+        known = self._full | {opened.path: opened.pieces.facts() for opened in self._files.values()}
+        synced = {str(path.relative_to(self._directory)): facts for path, facts in known.items() if facts.size}
+        write_synced(self._disk, self._directory, synced, self.position)
+
+    def _is_sealed(self, path: Path) -> bool:
+        return not self._disk.exists(path) and path.name.removesuffix(OPEN) in sealed_lines(self._disk, path.parent)
+
+    def _forget_beyond(self, keep: int) -> None:
+        """Before files are cut: what was synced of those that hold nothing beyond a number stays known."""
+        known = read_synced(self._disk, self._directory).files
+        kept = {name: facts for name, facts in known.items() if facts.last is not None and facts.last <= keep}
+        write_synced(self._disk, self._directory, kept, min(keep, self._fsynced))
 
     def sealable(self) -> list[Path]:
         """Full files that may be sealed: every record up to the next file's first one is synced and told so.
@@ -371,21 +371,6 @@ class ArchiveWriter:
         for opened in self._files.values():
             opened.file.close()
         self._files.clear()
-
-    def _write(self, opened: OpenFile) -> None:
-        if not opened.buffer:
-            return
-        data = b"".join(opened.buffer)
-        written = opened.file.write(data)
-        if written < len(data):
-            opened.file.truncate(opened.size)
-            raise OSError(28, "no space left for the archive", str(opened.path))
-        opened.size += len(data)
-        opened.crc = crc32(data, opened.crc)
-        self.buffered -= len(data)
-        opened.buffer.clear()
-        opened.buffered = 0
-        opened.dirty = True
 
     def _write_archived(self, complete: int, *, durable: bool) -> None:
         self._highest = max(self._highest, self.position)

@@ -15,6 +15,7 @@ from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
 from .record import RecordError, accepts, decode, looks_whole, seq_of
 from .storage import SEALED
+from .synced import Facts
 
 RESTORE = "restore the file from a copy"
 RESTART = "restart the archiver: it sets the damage aside and keeps the rest"
@@ -122,10 +123,10 @@ def read_each_line(raw: bytes, symbol: str | None, after: int, *, deep: bool) ->
 # -- open files ----------------------------------------------------------------------------------------------------
 
 
-def inspect_open(path: Path, symbol: str | None, synced: tuple[int, int]) -> Inspected:
-    """`synced`: size and CRC32 when it was synced last. Raises FileNotFoundError where it was sealed meanwhile."""
+def inspect_open(path: Path, symbol: str | None, synced: Facts) -> Inspected:
+    """`synced`: what it held when it was synced last. Raises FileNotFoundError where it was sealed meanwhile."""
     found = Inspected(path, sealed=False)
-    size, crc = synced[0], 0
+    size, crc = synced.size, 0
     for raw in pieces(chunks(path)):
         if raw.endswith(b"\n"):
             lines = read_each_line(raw, symbol, found.last, deep=True)
@@ -138,7 +139,7 @@ def inspect_open(path: Path, symbol: str | None, synced: tuple[int, int]) -> Ins
         found.size += len(raw)
     if found.size < size:
         found.find(found.size, f"ends here, {size} bytes were synced", RESTART)
-    elif crc != synced[1] and not found.findings:
+    elif crc != synced.crc and not found.findings:
         found.find(0, f"its first {size} bytes are not those that were synced", RESTART)
     return found
 

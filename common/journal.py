@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from . import checked
 from .disk import AppendFile, Disk, free_name, make_durable_dir, replace, set_aside
 from .record import RecordError, decode, is_record, is_text, looks_whole, seq_of
 from .storage import Archived
@@ -221,16 +220,16 @@ class Journal:
             "begins": self._begins,
             "facts": self.facts,
         }
-        replace(self._disk, self._directory / META, orjson.dumps(meta), durable=True)
+        replace(self._disk, self._directory / META, checked.dumps(meta), durable=True)
 
     def _read_meta(self) -> dict[str, Any]:
         path = self._directory / META
         if not self._disk.exists(path):
             return {}
         try:
-            meta: dict[str, Any] = orjson.loads(self._disk.read(path))
+            meta: dict[str, Any] = checked.loads(self._disk.read(path))
             owner, _ = meta["exchange"], int(meta["ceiling"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             self._report(f"{path} is unreadable: a new journal begins")
             self._disk.rename(path, free_name(self._disk, path.with_name(META + ".damaged")))
             return {}

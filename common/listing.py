@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from . import checked
 from .blocks import describe
 from .codec import CodecError
 from .disk import Disk
@@ -100,7 +101,22 @@ class ArchiveFile(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _sealed_blocks(disk: Disk, manifest: Path, offset: int, size: int) -> tuple[dict[str, Any], ...]:
-    return tuple(orjson.loads(disk.read(manifest, offset, size))["blocks"])
+    try:
+        blocks = checked.loads(disk.read(manifest, offset, size))["blocks"]
+        place = 0
+        for block in blocks:
+            if block["offset"] != place or not all(map(_is_range, (block["seq"], block["ts_recv"]))):
+                raise ValueError(f"its block at {block['offset']}")
+            place += block["bytes"]
+            int(block["crc32"])
+        return tuple(blocks)
+    except (KeyError, TypeError, ValueError) as error:
+        mend = "restore the manifest from a copy; `trade-archivist verify` proves it"
+        raise CodecError(f"{manifest} offset {offset}: a damaged line ({error}): {mend}") from None
+
+
+def _is_range(numbers: Any) -> bool:
+    return len(numbers) == 2 and type(numbers[0]) is type(numbers[1]) is int and numbers[0] <= numbers[1]
 
 
 @dataclass
@@ -264,6 +280,8 @@ class Listing:
             offset += len(line)
 
     def _take_line(self, month: _Month, line: bytes, offset: int) -> None:
+        if not checked.is_intact(line):
+            return  # `verify` names it
         cut, place = line.find(_BLOCKS), (self._disk, month.manifest, offset, len(line))
         if cut > 0 and (match := _LINE.match(line, 0, cut)) is not None:
             name, file, *numbers = match.groups()

@@ -10,12 +10,12 @@ in between hides nothing.
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from zlib import crc32
 
-from .codec import decompress
+from .codec import CodecError, decompress
 from .disk import Disk, free_name, set_aside
 from .record import RecordError, decode, is_record, seq_of, whole_lines
 from .storage import OPEN, month_dirs, sealed_lines, symbol_dirs
+from .synced import Facts, proved
 
 
 class Damage(NamedTuple):
@@ -27,32 +27,35 @@ class Damage(NamedTuple):
     end: int  # offset of the damage
     last: int  # the number before it
     torn: bool  # nothing but the beginning of a line that nobody was told of
+    held: int | None = None  # the last number that it held when it was synced last, where that is known
 
 
-def examine(
-    disk: Disk, path: Path, synced: tuple[int, int] | None, position: int, journal_front: int | None
-) -> Damage | None:
+def examine(disk: Disk, path: Path, synced: Facts | None, position: int, journal_front: int | None) -> Damage | None:
     """What is wrong with one `.open` file of an archive whose records up to `position` count as complete.
 
-    `synced` is the size and CRC32 that the file had when it was synced last, None where that is not known. If they do
-    not agree, a line that looks whole may be made of two: what the journal still has is not taken from the file.
+    `synced` is what the file held when it was synced last, None where that is not known. If it does not hold that any
+    more, only what the pieces prove is kept. Without pieces, a line that looks whole may be made of two: what the
+    journal still has is not taken from the file.
     """
     data = disk.read(path)
-    size, crc = synced or (0, 0)
-    intact = len(data) >= size and crc32(data[:size]) == crc
-    lines, torn = whole_lines(data[size:] if intact else data)
+    facts = synced or Facts()
+    intact = facts.hold(data)
+    lines, torn = whole_lines(data[facts.size :] if intact else data)
     if intact and not torn and all(map(is_record, lines)):
         return None
     good, end, last = _salvage(data, position)
-    if not intact and journal_front is not None:
+    if not intact and facts.pieces:
+        good, last = proved([line for line in lines if is_record(line)], facts)
+        end = sum(len(line) for line in good if seq_of(line) <= last)
+    elif not intact and journal_front is not None:
         good = [line for line in good if seq_of(line) < journal_front]
         last = min(last, seq_of(good[-1]) if good else 0)
-    return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position))
+    return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position), facts.last)
 
 
-def gone(path: Path) -> Damage:
+def gone(path: Path, synced: Facts) -> Damage:
     """A file that was synced, and that somebody removed."""
-    return Damage(path, b"", [], 0, 0, torn=False)
+    return Damage(path, b"", [], 0, 0, torn=False, held=synced.last)
 
 
 def when(disk: Disk, damage: Damage) -> int:
@@ -67,7 +70,7 @@ def missing(
     disk: Disk, directory: Path, damages: list[Damage], position: int, after: int | None = None
 ) -> list[tuple[int, int]]:
     """The ranges up to `position` that no file of an exchange holds, from `after` or the first damage on."""
-    afters = [damage.last or _last_of_symbol(disk, damage.path) for damage in damages]
+    afters = [damage.last or _last_before(disk, damage) for damage in damages]
     after = min(afters if after is None else [*afters, after])
     held: dict[int, int] = {}  # each number, and the one that must come before it
     for line in _all_records(disk, directory, after, {damage.path: damage.good for damage in damages}):
@@ -85,14 +88,17 @@ def missing(
 
 
 def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) -> Iterator[bytes]:
-    """The records above a number that a sealed file holds, by its manifest line."""
-    if line["seq"][1] <= after:
+    """The records above a number that a sealed file holds, by its manifest line; none of damaged blocks."""
+    if line["seq"][1] <= after or not disk.exists(month / line["file"]):
         return
     data = disk.read(month / line["file"])
     for block in line["blocks"]:
         if block["seq"][1] > after:
-            raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
-            yield from (record for record in whole_lines(raw)[0] if seq_of(record) > after)
+            try:
+                raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
+            except CodecError:
+                continue  # `verify` names it
+            yield from (record for record in whole_lines(raw)[0] if is_record(record) and seq_of(record) > after)
 
 
 def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], None]) -> None:
@@ -132,10 +138,12 @@ def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, li
                 yield from (line for line in lines if seq_of(line) > after)
 
 
-def _last_of_symbol(disk: Disk, path: Path) -> int:
-    """The last number that a symbol's sealed files hold: what an emptied file held lay behind it."""
-    lines = [line for month in month_dirs(disk, path.parents[1]) for line in sealed_lines(disk, month).values()]
-    return max((int(line["seq"][1]) for line in lines), default=0)
+def _last_before(disk: Disk, damage: Damage) -> int:
+    """The last number that the symbol's sealed files before it hold: what an emptied file held lay behind it."""
+    months = month_dirs(disk, damage.path.parents[1])
+    lines = [line for month in months for line in sealed_lines(disk, month).values()]
+    before = [line for line in lines if damage.held is None or line["seq"][0] < damage.held]
+    return max((int(line["seq"][1]) for line in before), default=0)
 
 
 def _salvage(data: bytes, position: int) -> tuple[list[bytes], int, int]:

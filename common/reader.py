@@ -29,7 +29,8 @@ from .missing import Missing
 from .normaliser import Normaliser
 from .process import boot_id
 from .record import decode, seq_of, ts_recv_of
-from .storage import NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
+from .storage import ARCHIVED, NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
+from .synced import read_synced
 
 JOINED_LINES = 1000
 AHEAD = max(2, os.cpu_count() or 1)
@@ -59,8 +60,20 @@ class Reader:
             self._seen = None
 
     def complete(self) -> int:
-        """The number up to which everything is there. Read it before the files."""
-        return read_archived(self._disk, self._directory).trusted(boot_id())
+        """The number up to which everything is there. Read it before the files.
+
+        Where `archived.json` is missing or damaged, it is the number up to which all was synced last. Raises CodecError
+        where nothing tells that either.
+        """
+        archived = read_archived(self._disk, self._directory)
+        if archived.known:
+            return archived.trusted(boot_id())
+        if (fsynced := read_synced(self._disk, self._directory).fsynced) is not None:
+            return fsynced
+        if not any(self.files(symbol) for symbol in (None, *self.symbols())):
+            return 0
+        path, mend = self._directory / ARCHIVED, "restart the archiver, it writes it anew; or restore it from a copy"
+        raise CodecError(f"{path} is missing or damaged, how far the files are complete is not known: {mend}")
 
     def symbols(self) -> list[str]:
         if self._seen is None or self._symbols is None:

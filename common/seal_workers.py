@@ -25,12 +25,13 @@ from .codec import MissingPackageError
 from .config import ArchiveConfig
 from .disk import Disk
 from .process import setup_logging
-from .sealing import DamagedError, Tables, seal
+from .sealing import DamagedError, RottenError, Tables, seal
 from .tabling import tabulate
 
 log = logging.getLogger("archiver")
 
 RETRY_S = 1.0
+SEALED, DAMAGED, ROTTEN = "sealed", "damaged", "rotten"
 IDLE_S = 60.0
 """How long a worker waits for its next file."""
 
@@ -38,7 +39,7 @@ IDLE_S = 60.0
 @dataclass
 class _Worker:
     process: BaseProcess
-    pipe: "Connection[tuple[Path, str], bool]"  # a file and its exchange one way, whether it is sealed the other
+    pipe: "Connection[tuple[Path, str], str]"  # a file and its exchange one way, what became of it the other
     path: Path | None = None
 
 
@@ -47,6 +48,7 @@ class SealWorkers:
 
     def __init__(self, archive: ArchiveConfig) -> None:
         self._archive = archive
+        self.rotten: list[Path] = []  # files that do not hold any more what was synced: to be mended by a start
         self._workers: list[_Worker] = []
         self._waiting: dict[Path, float] = {}  # in their turn, each with the time before which it is not tried again
 
@@ -83,8 +85,11 @@ class SealWorkers:
     def _look(self, worker: _Worker, now: float) -> None:
         with contextlib.suppress(EOFError, OSError):
             if worker.pipe.poll():
-                if worker.pipe.recv():
+                outcome = worker.pipe.recv()
+                if outcome == SEALED:
                     log.info("sealed %s", worker.path)
+                elif outcome == ROTTEN and worker.path is not None:
+                    self.rotten.append(worker.path)
                 worker.path = None
         if worker.process.is_alive():
             return
@@ -107,7 +112,7 @@ class SealWorkers:
         return worker
 
 
-def work(pipe: "Connection[bool, tuple[Path, str]]", archive: ArchiveConfig) -> None:
+def work(pipe: "Connection[str, tuple[Path, str]]", archive: ArchiveConfig) -> None:
     """Runs in a worker process: one file at a time, until nothing comes. It ends when the archiver does, however."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -118,9 +123,9 @@ def work(pipe: "Connection[bool, tuple[Path, str]]", archive: ArchiveConfig) -> 
             path, exchange = pipe.recv()
         except (EOFError, OSError):
             return  # the archiver is gone
-        is_sealed = _sealed(path, exchange, archive)  # whatever this raises ends the worker
+        outcome = _sealed(path, exchange, archive)  # whatever this raises ends the worker
         with contextlib.suppress(OSError):
-            pipe.send(is_sealed)
+            pipe.send(outcome)
 
 
 def _end_with_parent() -> None:
@@ -130,8 +135,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _sealed(path: Path, exchange: str, archive: ArchiveConfig) -> bool:
-    """Seal one file, one worker at a time: another archiver's may still be at it. False: it is damaged."""
+def _sealed(path: Path, exchange: str, archive: ArchiveConfig) -> str:
+    """Seal one file, one worker at a time: another archiver's may still be at it. Returns what became of it."""
     adapter = cast(Adapter, exchanges.get(exchange))
     make_tables = partial(tables_of, adapter=adapter)
     try:
@@ -140,11 +145,11 @@ def _sealed(path: Path, exchange: str, archive: ArchiveConfig) -> bool:
             if path.exists():
                 seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter), make_tables)
     except FileNotFoundError:
-        return True  # the other one was faster
+        return SEALED  # the other one was faster
     except DamagedError as error:
         log.error("%s", error)
-        return False
-    return True
+        return ROTTEN if isinstance(error, RottenError) else DAMAGED
+    return SEALED
 
 
 def tables_of(path: Path, adapter: Adapter, *, goes_on: bool = False) -> Tables | None:

@@ -26,12 +26,17 @@ from .storage import (
     sealed_lines,
     sync_manifest,
 )
+from .synced import Facts, read_synced
 
 TAIL_BYTES = 1024 * 1024
 
 
 class DamagedError(Exception):
     """The file to be sealed is damaged; the message says where and what to do."""
+
+
+class RottenError(DamagedError):
+    """It does not hold any more what was synced: the archiver's next start refills or names what is lost."""
 
 
 class Tables(NamedTuple):
@@ -50,6 +55,8 @@ def seal(
 ) -> dict[str, Any] | None:
     """Seal one `.open` file; returns its manifest line, None if it was sealed before. Raises DamagedError, OSError.
 
+    What it held when it was synced last is proved before the sealed file gets its name.
+
     Without tables the line says nothing of any: they can be made from the records later.
     """
     name, month = path.name.removesuffix(OPEN), path.parent
@@ -60,7 +67,8 @@ def seal(
     target = month / (name + SEALED[codec])
     temporary = target.with_name(target.name + ".tmp")
     remove_if_there(disk, temporary)
-    line = _compress(disk, path, temporary, codec, level, block_bytes)
+    facts = read_synced(disk, month.parents[1]).files.get(str(path.relative_to(month.parents[1])), Facts())
+    line = _compress(disk, path, temporary, codec, level, block_bytes, facts)
     symbol = None if month.parent.name == NO_SYMBOL else decode_symbol(month.parent.name)
     tables = tabulate(path) if tabulate is not None and symbol is not None else None
     disk.rename(temporary, target)
@@ -86,14 +94,18 @@ def manifest_line(line: dict[str, Any], tables: Tables | None) -> dict[str, Any]
     return {**rest, **(tables.line if tables is not None else {}), "blocks": blocks}
 
 
-def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, block_bytes: int) -> dict[str, Any]:
+def _compress(
+    disk: Disk, path: Path, target: Path, codec: str, level: int, block_bytes: int, facts: Facts
+) -> dict[str, Any]:
     """Write the blocks, synced; returns what the manifest says of them."""
     compress, digest = compressor(codec, level), hashlib.sha256()
     blocks: list[dict[str, Any]] = []
-    offset = 0
+    offset = size = crc = 0
     file = disk.open(target)
     try:
         for raw in _blocks(disk, path, block_bytes):
+            crc = crc32(memoryview(raw)[: max(0, facts.size - size)], crc)
+            size += len(raw)
             data = compress(raw)
             written = 0
             while written < len(data):
@@ -101,6 +113,8 @@ def _compress(disk: Disk, path: Path, target: Path, codec: str, level: int, bloc
             digest.update(data)
             blocks.append({"offset": offset, "bytes": len(data), "crc32": crc32(data), **_described(raw, path)})
             offset += len(data)
+        if size < facts.size or crc != facts.crc:
+            raise RottenError(f"{path} does not hold any more what was synced: it is not sealed as it is")
         file.sync()
     finally:
         file.close()

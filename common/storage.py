@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import orjson
-
+from . import checked
 from .disk import Disk, free_name, make_durable_dir, replace
 from .record import accepts
 
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
 MANIFEST = "manifest.jsonl"
-SYNCED = ".synced.json"
 IMPORT = ".import"
 """Where below the storage directory imports are written, a whole exchange directory each."""
 MARKER = "commit.json"
@@ -70,11 +68,11 @@ class Archived:
 def read_archived(disk: Disk, directory: Path) -> Archived:
     """What `archived.json` says; nothing known where it is missing or damaged (the files themselves then speak)."""
     try:
-        data = orjson.loads(disk.read(directory / ARCHIVED))
+        data = checked.loads(disk.read(directory / ARCHIVED))
         complete, fsynced = int(data["complete"]), int(data["fsynced"])
         highest = max(complete, fsynced, int(data.get("highest", 0)))
         return Archived(complete, fsynced, str(data["boot_id"]), data.get("processes", {}), True, highest)
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return Archived()
 
 
@@ -86,20 +84,7 @@ def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: 
         "boot_id": archived.boot_id,
         "processes": archived.processes,
     }
-    replace(disk, directory / ARCHIVED, orjson.dumps(data), durable=durable)
-
-
-def read_synced(disk: Disk, directory: Path) -> dict[str, tuple[int, int]]:
-    """Size and CRC32 of each `.open` file when it was synced last, by its path below the exchange's directory."""
-    try:
-        data = orjson.loads(disk.read(directory / SYNCED))
-        return {str(name): (int(size), int(crc)) for name, (size, crc) in data.items()}
-    except (FileNotFoundError, orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
-        return {}
-
-
-def write_synced(disk: Disk, directory: Path, synced: dict[str, tuple[int, int]]) -> None:
-    replace(disk, directory / SYNCED, orjson.dumps(synced), durable=True)
+    replace(disk, directory / ARCHIVED, checked.dumps(data), durable=durable)
 
 
 def symbol_dirs(disk: Disk, directory: Path) -> list[Path]:
@@ -125,15 +110,18 @@ def open_files(disk: Disk, directory: Path) -> list[Path]:
 
 
 def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
-    """The lines of a month's manifest, oldest first; a torn last line (killed while writing) is not there."""
+    """The lines of a month's manifest, oldest first, without damaged ones.
+
+    A torn last line (killed while writing) is not there either.
+    """
     try:
         data = disk.read(month / MANIFEST)
     except FileNotFoundError:
         return []
     lines: list[dict[str, Any]] = []
     for line in data[: data.rfind(b"\n") + 1].split(b"\n"):
-        with contextlib.suppress(orjson.JSONDecodeError):  # `verify` names it
-            lines += [decoded] if isinstance(decoded := orjson.loads(line), dict) else []
+        with contextlib.suppress(ValueError):  # `verify` names it
+            lines += [decoded] if isinstance(decoded := checked.loads(line), dict) else []
     return lines
 
 
@@ -167,7 +155,7 @@ def append_manifest(disk: Disk, month: Path, *lines: dict[str, Any]) -> None:
     """Commit manifest lines, synced. A last line that was not written whole is set aside first."""
     disk.make_dir(month)
     with disk.locked(month):
-        _append_lines(disk, month, b"".join(orjson.dumps(line) + b"\n" for line in lines))
+        _append_lines(disk, month, b"".join(checked.dumps(line) + b"\n" for line in lines))
 
 
 def _append_lines(disk: Disk, month: Path, encoded: bytes) -> None:
@@ -196,10 +184,15 @@ def _append_lines(disk: Disk, month: Path, encoded: bytes) -> None:
 
 def append_hole(disk: Disk, directory: Path, first: int, last: int, reason: str, ts_recv: int) -> None:
     """Name a range of numbers that the archive will never hold (rule 5), in the manifest of `_`."""
+    append_holes(disk, directory, [(first, last)], reason, ts_recv)
+
+
+def append_holes(disk: Disk, directory: Path, ranges: list[tuple[int, int]], reason: str, ts_recv: int) -> None:
+    """Name several, at once."""
     month, _ = file_stem(NO_SYMBOL, ts_recv)
-    line = {"hole": [first, last], "reason": reason, "ts_recv": ts_recv}
+    lines = [{"hole": [first, last], "reason": reason, "ts_recv": ts_recv} for first, last in ranges]
     make_durable_dir(disk, directory / NO_SYMBOL / month)
-    append_manifest(disk, directory / NO_SYMBOL / month, line)
+    append_manifest(disk, directory / NO_SYMBOL / month, *lines)
 
 
 def holes(disk: Disk, directory: Path) -> list[tuple[int, int]]:

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
+from . import checked
 from .codec import CodecError, lines
 from .disk import Disk
 from .inspection import Finding
@@ -120,12 +119,12 @@ def _read_manifest(disk: Disk, month: Path, found: Survey) -> dict[str, Candidat
     offset = 0
     for line in data.split(b"\n")[:-1]:
         try:
-            entry = orjson.loads(line)
+            entry = checked.loads(line)
             if "hole" in entry:
                 found.holes.append(Hole(int(entry["hole"][0]), int(entry["hole"][1]), str(entry.get("reason"))))
             else:
                 sealed[entry["name"]] = _candidate(month, entry, (offset, len(line)))
-        except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, AttributeError):
             found.findings.append(
                 Finding(str(month / MANIFEST), offset, "a damaged line of the manifest", RESTORE_MANIFEST)
             )

@@ -8,14 +8,13 @@ all numbers ─▶ missing, doubled  `density`
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from . import checked
 from .codec import CodecError, lines
 from .density import Density, Doubled
 from .disk import Disk
@@ -30,8 +29,9 @@ from .inspection import (
     torn_seq,
 )
 from .process import boot_id
-from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, read_synced, sealed_lines, symbol_dirs
+from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, sealed_lines, symbol_dirs
 from .survey import RESTORE_MANIFEST, Candidate, Hole, survey
+from .synced import SYNCED, Facts, Synced, read_synced
 from .table_proof import prove_tables
 
 LOOKS = 3
@@ -39,8 +39,6 @@ LOOKS = 3
 
 COMPARED_MAX = 10
 """Doubled records whose bytes are compared."""
-
-Synced = Mapping[str, tuple[int, int]]
 
 Progress = Callable[[str, int, int], None]
 """Told the exchange, how many files are done, and of how many."""
@@ -116,7 +114,10 @@ def verify(directory: Path, jobs: int, progress: Progress | None = None) -> Repo
 
 def _went_back(before: Synced, after: Synced) -> bool:
     """Whether the archiver has cut files meanwhile: what was synced is not there any more, rightly."""
-    return bool(before and not after) or any(after.get(name, was)[0] < was[0] for name, was in before.items())
+    there = after.files
+    return bool(before.files and not there) or any(
+        there.get(name, was).size < was.size for name, was in before.files.items()
+    )
 
 
 def _prove(
@@ -129,6 +130,9 @@ def _prove(
         missing = "cannot be read" if disk.exists(directory / ARCHIVED) else "is missing"
         mend = "restart the archiver, it writes it anew"
         report.findings.append(Finding(str(directory / ARCHIVED), None, missing, mend))
+    if synced.is_damaged:
+        mend = "restart the archiver, it writes it anew"
+        report.findings.append(Finding(str(directory / SYNCED), None, "cannot be read", mend))
     density = Density(report.complete, [(hole.first, hole.last) for hole in found.holes])
     inspections = _ahead(lambda each: _inspect(directory, each, synced), found.candidates, jobs)
     for done, (candidate, inspected) in enumerate(inspections, 1):
@@ -176,7 +180,7 @@ def _inspect(directory: Path, candidate: Candidate, synced: Synced) -> Inspected
         if candidate.place is not None:
             return _inspect_sealed(candidate)
         if path.suffix == OPEN:
-            return _inspect_open(candidate, synced.get(str(path.relative_to(directory)), (0, 0)))
+            return _inspect_open(candidate, synced.files.get(str(path.relative_to(directory)), Facts()))
         return inspect_uncommitted(path, candidate.symbol)
     except PermissionError:
         raise
@@ -190,16 +194,16 @@ def _inspect_sealed(candidate: Candidate) -> Inspected:
     manifest = candidate.path.parent / MANIFEST
     offset, length = candidate.place or (0, 0)
     try:
-        line = orjson.loads(Disk().read(manifest, offset, length))
+        line = checked.loads(Disk().read(manifest, offset, length))
         return inspect_sealed(candidate.path.parent, line, candidate.symbol)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         found = Inspected(manifest, sealed=True)
         found.find(offset, f"a line of the manifest lacks what it must say ({error!r})", RESTORE_MANIFEST)
         found.excused.append((candidate.first, candidate.last))
         return found
 
 
-def _inspect_open(candidate: Candidate, synced: tuple[int, int]) -> Inspected:
+def _inspect_open(candidate: Candidate, synced: Facts) -> Inspected:
     """An open file; the sealed one where it was sealed meanwhile."""
     path = candidate.path
     try:

@@ -185,6 +185,8 @@ class Archiver:
                 for path in archiver.sealable():
                     self._sealing.add(path)
             self._sealing.turn(now)
+            if self._sealing.rotten:  # the start after this checks all files, and refills them from the journal
+                raise RecordError(f"{self._sealing.rotten[0]} does not hold any more what was synced: starting anew")
 
     def _receive(self, subscriber: zmq.Socket[bytes], archiver: ExchangeArchiver) -> None:
         with contextlib.suppress(zmq.Again):

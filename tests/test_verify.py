@@ -12,10 +12,12 @@ import pytest
 
 from common import exchanges
 from common.adapter import version
+from common.checked import KEY
 from common.disk import Disk
 from common.record import decode, encode
 from common.sealing import seal
-from common.storage import MANIFEST, SYNCED, append_hole, read_archived, write_archived
+from common.storage import MANIFEST, append_hole, read_archived, write_archived
+from common.synced import SYNCED
 from common.verify import Report, exchange_dirs, verify
 from tests.archives import FIRST, FIRST_TS, HOUR_NS, Archive, hours, start, trade, written
 
@@ -207,11 +209,19 @@ def test_verify_when_a_manifest_says_something_else_then_it_is_found(archive: Ar
 
     def change(lines: list[bytes]) -> list[bytes]:
         line = orjson.loads(lines[0])
+        del line[KEY]
         value = {"sha256": "0" * 64, "seq": [1, 2], "ts_recv": [1, 2], "symbol": "XYZ", "blocks": line["blocks"][:-1]}
         return [orjson.dumps(line | {key: value.get(key, 17)}) + b"\n", *lines[1:]]
 
     edit(path.parent / MANIFEST, change)
     assert told(archive)
+
+
+def without_checksum(line: bytes) -> bytes:
+    """A line as it was written before there were checksums."""
+    data = orjson.loads(line)
+    del data[KEY]
+    return orjson.dumps(data) + b"\n"
 
 
 def test_verify_when_a_manifest_line_is_torn_in_the_middle_then_its_place_is_named(archive: Archive) -> None:
@@ -226,7 +236,7 @@ def test_verify_when_a_manifest_line_is_torn_in_the_middle_then_its_place_is_nam
 
 def test_verify_when_a_manifest_lacks_a_key_then_its_place_is_named(archive: Archive) -> None:
     manifest = sealed_file(archive).parent / MANIFEST
-    edit(manifest, lambda lines: [lines[0], lines[1].replace(b'"blocks"', b'"blokcs"')])
+    edit(manifest, lambda lines: [lines[0], without_checksum(lines[1]).replace(b'"blocks"', b'"blokcs"')])
     offset = len(manifest.read_bytes().splitlines(keepends=True)[0])
     assert told(archive).startswith(f"{MANIFEST} {offset}: a line of the manifest lacks")
 

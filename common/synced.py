@@ -1,0 +1,113 @@
+"""`.synced.json`: what each `.open` file held when it was synced last, so that damage shows before it is sealed.
+
+    {"fsynced": 1041, "files": {"BTCUSDT/2024-08/….open": [size, crc32, [[crc32, last], …]]}, "line_crc32": …}
+
+A piece is the CRC32 of some record lines, up to and with the number `last`: where the whole is damaged, the pieces
+tell which records are not. Files that wait to be sealed stay here until their manifest line stands.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from . import checked
+from .disk import Disk, replace
+from .record import seq_of
+
+SYNCED = ".synced.json"
+PIECE_BYTES = 64 * 1024
+PIECES_MAX = 256
+"""After so many pieces of a file, and after as many again, the next ones are twice as large."""
+
+
+class Facts(NamedTuple):
+    """Size and CRC32 of a file's beginning; `pieces` are (CRC32, last number) of its lines, one after the other."""
+
+    size: int = 0
+    crc: int = 0
+    pieces: tuple[tuple[int, int], ...] = ()
+
+    def hold(self, data: bytes) -> bool:
+        """Whether the file's bytes begin as they were synced."""
+        return len(data) >= self.size and crc32(memoryview(data)[: self.size]) == self.crc
+
+    @property
+    def last(self) -> int | None:
+        """The last number; None where it was not kept."""
+        return self.pieces[-1][1] if self.pieces else None
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What the file says. `fsynced` is the number up to which all files were complete and synced; None: not kept."""
+
+    files: dict[str, Facts] = field(default_factory=dict)
+    fsynced: int | None = None
+    is_damaged: bool = False
+
+
+def read_synced(disk: Disk, directory: Path) -> Synced:
+    """What `.synced.json` says; nothing where it is missing or damaged."""
+    try:
+        data = checked.loads(disk.read(directory / SYNCED))
+        is_old = "files" not in data
+        files = {str(name): _facts(*each) for name, each in (data if is_old else data["files"]).items()}
+        return Synced(files, None if is_old else int(data["fsynced"]))
+    except FileNotFoundError:
+        return Synced()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return Synced(is_damaged=True)
+
+
+def _facts(size: int, crc: int, pieces: Iterable[tuple[int, int]] = ()) -> Facts:
+    return Facts(int(size), int(crc), tuple((int(each), int(last)) for each, last in pieces))
+
+
+def write_synced(disk: Disk, directory: Path, files: dict[str, Facts], fsynced: int) -> None:
+    data = {"fsynced": fsynced, "files": {name: tuple(facts) for name, facts in files.items()}}
+    replace(disk, directory / SYNCED, checked.dumps(data), durable=True)
+
+
+class Pieces:
+    """The facts of a file that is being written."""
+
+    def __init__(self) -> None:
+        self.size = self.crc = 0
+        self._done: list[tuple[int, int]] = []
+        self._crc = self._size = 0  # of the piece that is not full yet
+        self._last = 0
+        self._full = PIECE_BYTES
+
+    def add(self, data: bytes, last: int) -> None:
+        """Whole lines were appended, up to and with the number `last`."""
+        self.size += len(data)
+        self.crc = crc32(data, self.crc)
+        self._crc, self._size, self._last = crc32(data, self._crc), self._size + len(data), last
+        if self._size >= self._full:
+            self._done.append((self._crc, last))
+            self._crc = self._size = 0
+            if len(self._done) % PIECES_MAX == 0:
+                self._full *= 2
+
+    def facts(self) -> Facts:
+        rest = [(self._crc, self._last)] if self._size else []
+        return Facts(self.size, self.crc, (*self._done, *rest))
+
+
+def proved(lines: list[bytes], facts: Facts) -> tuple[list[bytes], int]:
+    """Of a damaged file's whole records, those that its pieces prove; and the number before the first damaged piece.
+
+    What lies behind the last piece is proved by nothing, and not among them.
+    """
+    lasts = [last for _, last in facts.pieces]
+    found: list[list[bytes]] = [[] for _ in facts.pieces]
+    for line in lines:
+        if (index := bisect_left(lasts, seq_of(line))) < len(lasts):
+            found[index].append(line)
+    is_good = [crc32(b"".join(of_piece)) == crc for of_piece, (crc, _) in zip(found, facts.pieces, strict=True)]
+    before = is_good.index(False) if False in is_good else len(lasts)
+    good = [line for of_piece, good in zip(found, is_good, strict=True) if good for line in of_piece]
+    return good, lasts[before - 1] if before else 0
