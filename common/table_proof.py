@@ -3,7 +3,7 @@
 Tables of an older normaliser are stale, not damaged: they are counted, and not compared.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from .listing import ArchiveFile
 from .reader import Reader
 from .storage import MANIFEST, sealed_lines
 from .tables import COLUMNS, WORD, arrow, table
-from .tabling import Covers, Derivation, covers, damaged_tables, is_stale
+from .tabling import Covers, Derivation, TableFacts, covers, damaged_tables, is_stale
 
 
 @dataclass
@@ -160,10 +160,17 @@ def _differences(derivation: Derivation, span: Covers, month: Path, line: dict[s
     wrong = [(manifest, f"its line of {line['name']} names no table of {channel}") for channel in sorted(unknown)]
     if orjson.dumps(gaps) != orjson.dumps(line["gaps"]):
         wrong.append((manifest, f"its line of {line['name']} names other gaps than the records give"))
-    counts = {channel: each.events for channel, each in compared.items()}
+    counts = {channel: each.facts.found["events"] for channel, each in compared.items()}
     if counts != line["events"]:
         wrong.append((manifest, f"its line of {line['name']} counts other events than the records give"))
-    return wrong + [(each.path, what) for each in compared.values() if (what := each.wrong()) is not None]
+    for channel, each in compared.items():
+        facts = line["tables"][channel]
+        said = [key for key, value in each.facts.found.items() if facts.get(key) != value]
+        if (what := each.wrong()) is not None:
+            wrong.append((each.path, what))
+        elif said:
+            wrong.append((manifest, f"its line of {line['name']} is wrong about {channel}: {', '.join(said)}"))
+    return wrong
 
 
 class _Compared:
@@ -172,18 +179,17 @@ class _Compared:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as parquet
 
-        self.path, self.events = path, 0
+        self.path, self.facts = path, TableFacts()
         self._file = parquet.ParquetFile(path)
         self._row_group = self._row = 0
         self._held: Any = None  # rows that were read, not compared yet
         self._wrong: str | None = None
 
-    def compare(self, channel: str, events: Sequence[Event]) -> None:
-        if "derived" not in events[0]:
-            self.events += len(events)
+    def compare(self, channel: str, events: list[Event]) -> None:
+        made = table(channel, events)
+        self.facts.add(events, made)
         if self._wrong is not None:
             return
-        made = table(channel, events)
         kept = self._next(made.num_rows)
         if kept.num_rows < made.num_rows:
             self._wrong = f"ends after row {self._row + kept.num_rows}, the records give more"

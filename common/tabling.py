@@ -250,6 +250,28 @@ def _write(derivation: Derivation, span: Covers, path_of: Callable[[str], Path])
     return Tables({writer.temporary: writer.path for writer in writers.values()}, line)
 
 
+class TableFacts:
+    """What a manifest line says of the rows of one table."""
+
+    def __init__(self) -> None:
+        counts = {"rows": 0, "events": 0, "seq": None, "ts_recv": None, "ts_event": None, "inexact": 0}
+        self.found: dict[str, Any] = counts
+
+    def add(self, events: list[Event], made: Any) -> None:
+        """Some events, and the rows that they made."""
+        found = self.found
+        found["inexact"] += inexact(made)
+        found["rows"] += made.num_rows
+        if "derived" in events[0]:
+            return
+        found["events"] += len(events)
+        for name in ("seq", "ts_recv", "ts_event"):
+            least, most = compute().min_max(made[name]).as_py().values()
+            if least is not None:
+                known = found[name] or [least, most]
+                found[name] = [min(known[0], least), max(known[1], most)]
+
+
 class _TableWriter:
     """One channel's file, a row group at a time, and what the manifest says of it."""
 
@@ -260,8 +282,7 @@ class _TableWriter:
         self._channel = channel
         self._group: list[Any] = []  # what goes into the next row group
         self._group_rows = 0
-        self._facts: dict[str, Any] = {"rows": 0, "events": 0, "seq": None, "ts_recv": None, "ts_event": None}
-        self._inexact = 0
+        self._facts = TableFacts()
         metadata = {"exchange": derivation.adapter.NAME, "channel": channel, "symbol": derivation.symbol}
         described = schema(channel).with_metadata({**metadata, "normaliser": version(derivation.adapter)})
         self._writer = parquet.ParquetWriter(
@@ -274,17 +295,7 @@ class _TableWriter:
         self._group_rows += made.num_rows
         if self._group_rows >= ROWS:
             self._write_group()
-        self._inexact += inexact(made)
-        self._facts["rows"] += made.num_rows
-        if "derived" in events[0]:
-            return
-        self._facts["events"] += len(events)
-        for name in ("seq", "ts_recv", "ts_event"):
-            found = compute().min_max(made[name]).as_py()
-            known = self._facts[name]
-            if known is not None and found["min"] is not None:
-                found = {"min": min(known[0], found["min"]), "max": max(known[1], found["max"])}
-            self._facts[name] = known if found["min"] is None else [found["min"], found["max"]]
+        self._facts.add(events, made)
 
     def _write_group(self) -> None:
         whole = arrow().concat_tables(self._group).unify_dictionaries()
@@ -294,12 +305,12 @@ class _TableWriter:
     def close(self) -> dict[str, Any]:
         if self._group:
             self._write_group()
-        self._writer.add_key_value_metadata({"inexact": str(self._inexact)})
+        self._writer.add_key_value_metadata({"inexact": str(self._facts.found["inexact"])})
         self._writer.close()
         Disk().sync_file(self.temporary)
         digest = _sha256(self.temporary)
         size = self.temporary.stat().st_size
-        return {"file": self.path.name, "bytes": size, "sha256": digest, **self._facts, "inexact": self._inexact}
+        return {"file": self.path.name, "bytes": size, "sha256": digest, **self._facts.found}
 
     def drop(self) -> None:
         """Leave nothing."""

@@ -217,6 +217,21 @@ def test_verify_when_a_manifest_says_something_else_then_it_is_found(archive: Ar
     assert told(archive)
 
 
+@pytest.mark.parametrize("key", ["rows", "events", "seq", "ts_recv", "ts_event", "bytes", "sha256", "inexact"])
+def test_verify_when_a_manifest_says_something_else_of_a_table_then_it_is_found(archive: Archive, key: str) -> None:
+    manifest = next(archive.directory.glob(f"BTCUSDT/*/{MANIFEST}"))
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        line = orjson.loads(lines[0])
+        del line[KEY]
+        value = {"sha256": "0" * 64, "seq": [FIRST, FIRST + 1], "ts_recv": [1, 2], "ts_event": [1, 2]}
+        line["tables"]["trade"][key] = value.get(key, 17)
+        return [orjson.dumps(line) + b"\n", *lines[1:]]
+
+    edit(manifest, change)
+    assert told(archive)
+
+
 def without_checksum(line: bytes) -> bytes:
     """A line as it was written before there were checksums."""
     data = orjson.loads(line)
