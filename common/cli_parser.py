@@ -30,7 +30,7 @@ _CHANNELS = f"of {', '.join(CHANNELS)} (default: all)"
 
 _TIMES = """\
 TIME: ns since the epoch, ISO 8601 (2024-08-08T23:50, UTC where no zone is
-given), or -2h, -10m, now"""
+given), or -2h, -10m, now; 0: the beginning"""
 
 _SLICE = f"""\
 {_TIMES}

@@ -32,7 +32,10 @@ Texts = str | Iterable[str]
 """One name, or several."""
 
 Time = Any
-"""ns since the epoch, ISO 8601 (UTC where no zone is given) as text or datetime, or relative to now, as `-2h`."""
+"""ns since the epoch, ISO 8601 (UTC where no zone is given) as text or datetime, or relative to now, as `-2h`.
+
+0 is the beginning. Other integers below 10**17 are refused: they are s, ms or µs.
+"""
 
 
 class Client:

@@ -21,15 +21,17 @@ ADAPTER = cast(Adapter, exchanges.get("binance"))
 SYMBOLS = ("AAA", "BBB")
 CHANNELS = ("trade", "agg_trade", "book", "quote", "candle")
 T0 = 1_700_000_000_000_000_000
+MS0 = 1_600_000_000_000
+"""The exchange's times: ms from here on."""
 
 
 def trade_frame(symbol: str, trade_id: int) -> dict[str, Any]:
-    return {"e": "trade", "s": symbol, "t": trade_id, "p": "1.50", "q": str(trade_id), "T": trade_id, "m": True}
+    return {"e": "trade", "s": symbol, "t": trade_id, "p": "1.50", "q": str(trade_id), "T": MS0 + trade_id, "m": True}
 
 
 def agg_frame(symbol: str, trade_id: int) -> dict[str, Any]:
     ids = {"a": trade_id, "f": trade_id, "l": trade_id}
-    return {"e": "aggTrade", "s": symbol, **ids, "p": "1.50", "q": "1", "T": trade_id, "m": False}
+    return {"e": "aggTrade", "s": symbol, **ids, "p": "1.50", "q": "1", "T": MS0 + trade_id, "m": False}
 
 
 def quote_frame(symbol: str, update_id: int) -> dict[str, Any]:
@@ -38,12 +40,17 @@ def quote_frame(symbol: str, update_id: int) -> dict[str, Any]:
 
 def candle_frame(symbol: str, time: int, interval: str = "1m") -> dict[str, Any]:
     prices = dict.fromkeys("ochlvq", "1")
-    return {"e": "kline", "E": time, "s": symbol, "k": {"t": 1, "T": 2, "i": interval, "n": 3, "x": False, **prices}}
+    return {
+        "e": "kline",
+        "E": MS0 + time,
+        "s": symbol,
+        "k": {"t": 1, "T": 2, "i": interval, "n": 3, "x": False, **prices},
+    }
 
 
 def delta_frame(symbol: str, first: int, last: int, levels: dict[str, str]) -> dict[str, Any]:
     bids = [list(level) for level in levels.items()]
-    return {"e": "depthUpdate", "E": last, "s": symbol, "U": first, "u": last, "b": bids, "a": []}
+    return {"e": "depthUpdate", "E": MS0 + last, "s": symbol, "U": first, "u": last, "b": bids, "a": []}
 
 
 @dataclass
@@ -236,7 +243,7 @@ class Log:
         end = min(self.markets[action.symbol].trades, action.from_id + self.random.choice([1, 5, 1000]))
         if action.channel == "agg_trade":
             return [agg_frame(action.symbol, number) for number in range(action.from_id, end + 1)]
-        fields = {"price": "1.50", "qty": "1", "time": 1, "isBuyerMaker": True}
+        fields = {"price": "1.50", "qty": "1", "time": MS0, "isBuyerMaker": True}
         return [{"id": number, **fields} for number in range(action.from_id, end + 1)]
 
     def _gap(self) -> None:

@@ -97,7 +97,7 @@ def test_errors_when_asked_for_what_is_not_there_then_say_what_is(client: Client
         (lambda: client.slice("nasdaq", "A-B", "trade").to_arrow(), "unknown_exchange"),
         (lambda: list(client.slice("binance", "../etc")), "unknown_symbol"),
         (lambda: list(client.slice("binance", "BTCUSDT", "trades")), "unknown_channel"),
-        (lambda: list(client.slice("binance", "BTCUSDT", start=2, end=1)), "bad_range"),
+        (lambda: list(client.slice("binance", "BTCUSDT", start="2022-01-01", end="2021-01-01")), "bad_range"),
         (lambda: client.slice("binance", "BTCUSDT", "trades").to_arrow(), "unknown_channel"),
     ):
         with pytest.raises(BadRequestError) as caught:
