@@ -10,21 +10,29 @@ from .adapter import Adapter, version
 from .disk import Disk
 from .events import Update
 from .journal import Opened, segment_names
-from .record import FORMAT, RecordError, decode
+from .reader import Reader
+from .record import FORMAT, RecordError, decode, seq_of
 from .recorder import Recorder
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
 
 
-def owed(disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the run before was recording when it ended, and how far it had come: from the journal's tail.
+def owed(
+    disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any], archive: Reader | None = None
+) -> dict[str, Any]:
+    """What the runs before were recording when they ended, and how far they had come.
 
-    `{"ts": ts_recv of its last frame, "topics": {symbol: {channel: last id, or null where none proves anything}}}`
+    `{"ts": ts_recv of the last frame, "topics": {symbol: {channel: last id, or null where none proves anything}},
+    "since": {symbol: ts_recv}, "away": topics that were not recorded at the end of the last run (`subscribed`)}`
+
+    The journal tells it. What it does not know comes from the `archive`: all of it where the journal was lost.
     """
-    subscriptions = facts.get("subscriptions")
-    if not subscriptions:
-        return {}
+    complete = 0 if archive is None else archive.complete()
+    told = facts.get("subscriptions") or {}
+    if not told and archive is not None and complete:
+        known = archive.subscribed(complete)
+        told = {"symbols": known.symbols or [], "channels": known.channels or adapter.CHANNELS, "away": known.away}
     tail = _tail(disk, journal_dir)
     conns = sorted(map(int, facts.get("connections", {})))
     topics = {
@@ -32,12 +40,43 @@ def owed(disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any])
             channel: _last_id(tail, adapter, conns, channel, symbol)
             if channel in adapter.DENSE | adapter.REPEATS
             else None
-            for channel in subscriptions["channels"]
+            for channel in told["channels"]
         }
-        for symbol in subscriptions["symbols"]
+        for symbol in told.get("symbols", ())
     }
-    last = _last_line(tail, b'"kind":"in"')
-    return {"ts": _ts_of(last), "topics": topics}
+    debt = {"ts": _ts_of(_last_line(tail, b'"kind":"in"')), "topics": topics, "away": told.get("away") or {}}
+    if archive is not None and complete > _last_seq(tail):  # the journal lost what the archive has
+        debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
+        for symbol, channels in topics.items():
+            channels |= _archived_ids(archive, adapter, symbol, complete, set(channels))
+    if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
+        _add_unnamed(archive, adapter, complete, debt)
+    return debt if topics or debt["away"] else {}
+
+
+def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[str, Any]) -> None:
+    """Add the archived symbols that nothing names: they are not recorded since their last record."""
+    for symbol, end in _ends(archive).items():
+        if symbol not in debt["topics"]:
+            kept = orjson.loads(archive.last_checkpoint(symbol, complete) or b"{}")
+            channels = set(kept.get("state", {}).get("topics", {})) or set(adapter.CHANNELS)
+            debt["topics"][symbol] = _archived_ids(archive, adapter, symbol, complete, channels)
+            debt.setdefault("since", {})[symbol] = end
+
+
+def _ends(archive: Reader) -> dict[str, int]:
+    """When the last record of each symbol was received, ns."""
+    return {symbol: files[-1].ts_recv[1] for symbol in archive.symbols() if (files := archive.files(symbol))}
+
+
+def _archived_ids(
+    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str]
+) -> dict[str, int | None]:
+    """The ids that the topics of a symbol had reached in the archive."""
+    state = archive.normaliser(symbol, complete).symbols.get(symbol)
+    known = state.channels if state is not None else {}
+    judged = (adapter.DENSE | adapter.REPEATS).intersection(known)
+    return {each: known[each].id if each in judged else None for each in sorted(channels)}
 
 
 def record_start(
@@ -92,6 +131,11 @@ def _last_line(tail: bytes, mark: bytes) -> bytes | None:
     if found < 0:
         return None
     return tail[tail.rfind(b"\n", 0, found) + 1 : tail.find(b"\n", found) + 1]
+
+
+def _last_seq(tail: bytes) -> int:
+    last = tail[tail.rfind(b"\n", 0, -1) + 1 :][:40]
+    return seq_of(last) if last else 0
 
 
 def _ts_of(line: bytes | None) -> int | None:

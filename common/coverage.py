@@ -33,7 +33,7 @@ LATE_NS = 600 * 10**9
 class Span:
     """Events of one channel one after another, without a gap between them. `ts_recv` in ns.
 
-    `is_told`: out of records of the kind `event`, which nothing proves.
+    `is_told`: out of records of the kind `event`, which nothing proves. `is_torn`: the event before it is missing.
     """
 
     channel: str
@@ -42,6 +42,7 @@ class Span:
     events: int
     bytes: int = 0
     is_told: bool = False
+    is_torn: bool = False
 
 
 Item = Span | Event
@@ -83,9 +84,29 @@ class Coverage:
                     for gap in stretch.gaps
                     if (GAP in wanted or wanted.intersection(gap["channels"])) and _concerns(gap, times)
                 ]
+        found += self._open_at(symbols, wanted, times[0], complete, {(gap["symbol"], gap["gap"]) for gap in found})
         if len(found) > GAPS_MAX:
             raise refusal("too_large", f"{len(found)} gap events: at most {GAPS_MAX} are told, ask for less time")
         return sorted(found, key=lambda gap: (gap["seq"], gap["symbol"], gap.get("part", 0)))
+
+    def _open_at(
+        self, symbols: Sequence[str], channels: set[str], start: int, complete: int, told: set[tuple[str, int]]
+    ) -> Iterator[Event]:
+        """The gap events of gaps that opened before a time (ns) and that nothing of the times asked ends."""
+        for symbol in symbols:
+            at = min(self._reader.seq_at(start, [symbol]) - 1, complete)
+            state = self._reader.normaliser(symbol, at).symbols.get(symbol)
+            topics = state.channels.items() if state is not None else ()
+            ids = {channel: topic.gap.id for channel, topic in topics if topic.gap is not None}
+            ids |= {
+                each: away["gap"] for each, away in (self._reader.subscribed(at).away or {}).get(symbol, {}).items()
+            }
+            if GAP not in channels:
+                ids = {channel: gap for channel, gap in ids.items() if channel in channels}
+            for number in sorted({gap for gap in ids.values() if (symbol, gap) not in told}):
+                for _, messages in self._reader.messages([symbol], number - 1, number):
+                    gaps = [orjson.loads(body(each)) for each in messages if each.split(b"/", 2)[1] == GAP.encode()]
+                    yield from (gap for gap in gaps if gap["gap"] == number and ids.keys() & set(gap["channels"]))
 
     def intervals(
         self, symbols: Sequence[str], channels: Sequence[str], times: tuple[int, int], complete: int
@@ -200,12 +221,15 @@ class Coverage:
             gap = orjson.loads(body(message))
             stretch.items.append(gap)
             for each in gap["channels"]:
-                open_spans.pop(each, None)
+                if (span := open_spans.get(each)) is not None and gap.get("last_seq", seq) >= span.seq[0]:
+                    del open_spans[each]
             return
         ts_recv = int(message[(begin := message.index(b'"ts_recv":') + 10) : message.index(b",", begin)])
+        prev = int(message[(begin := message.index(b'"prev":') + 7) : message.index(b",", begin)])
         span = open_spans.get(channel)
-        if span is None or span.is_told != is_told:
-            span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0, 0, is_told)
+        if span is None or span.is_told != is_told or prev > span.seq[1]:
+            is_torn = span is not None and prev > span.seq[1]  # the event before is missing, and no gap tells of it
+            span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0, 0, is_told, is_torn)
             stretch.items.append(span)
         span.seq, span.ts_recv, span.events = (span.seq[0], seq), (span.ts_recv[0], ts_recv), span.events + 1
 
@@ -248,12 +272,14 @@ def _intervals(items: Iterator[Item], channel: str) -> list[Interval]:
             if item.channel != channel:
                 continue
             each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, gap, item.is_told)
-            if is_apart or found[-1].is_told != item.is_told:
+            if is_apart or found[-1].is_told != item.is_told or item.is_torn:
                 found.append(each)
             else:
                 found[-1].add(each)
             is_apart = False
         elif channel in item["channels"]:
+            if found and item.get("last_seq", item["seq"]) < found[-1].first_seq:
+                continue  # what it tells of lies before
             if item["state"] == "open":
                 gap, is_apart = item["gap"], True
             elif item["state"] == "backfilled":

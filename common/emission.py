@@ -41,13 +41,14 @@ class Emission:
             self.tell_gap(state, topic, gap, "closed")
 
     def tell_gap(
-        self, state: SymbolState, topic: Topic, gap: Gap, status: str, ids: dict[str, Any] | None = None
+        self, state: SymbolState, topic: Topic, gap: Gap, status: str, known: dict[str, Any] | None = None
     ) -> None:
+        """Tell of a gap; `known` is what else is known of it: ids, numbers, its end (`ts_to`)."""
         if status == "open":
             topic.forget_merged()
         fields: dict[str, Any] = {"gap": gap.id, "state": status, "reason": gap.reason, "channels": [topic.channel]}
-        fields |= ids or {}
-        fields |= {"ts_from": gap.ts_from, "ts_to": None if status == "open" else self.ts}
+        fields |= known or {}
+        fields |= {"ts_from": gap.ts_from, "ts_to": None if status == "open" else fields.get("ts_to", self.ts)}
         self.emit(state, state.gaps, None, fields)
 
     def forget(self) -> None:

@@ -11,7 +11,7 @@ there before.
 
 import shutil
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace as changed
 from pathlib import Path
@@ -57,12 +57,13 @@ def ledger(disk: Disk, directory: Path) -> Lines:
         raise ConfigError(f"{directory / LEDGER}: {error}: restore it from a copy, or import elsewhere") from None
 
 
-def owed(imported: Lines) -> dict[str, Any]:
-    """What all imports before had come to, the last one of each symbol: `ts` by symbol, and the topics' last ids."""
+def owed(imported: Lines, symbols: Collection[str]) -> dict[str, Any]:
+    """What the imports before had come to, the last one of each symbol: `ts` by symbol, and the topics' last ids."""
     found: dict[str, dict[str, Any]] = {"since": {}, "topics": {}}
     for each in (line["owed"] for line in imported if "owed" in line):
-        found["since"] |= dict.fromkeys(each["topics"], each["ts"])
-        found["topics"] |= each["topics"]
+        topics = {symbol: ids for symbol, ids in each["topics"].items() if symbol in symbols}
+        found["since"] |= dict.fromkeys(topics, each["ts"])
+        found["topics"] |= topics
     return found if found["topics"] else {}
 
 

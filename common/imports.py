@@ -205,7 +205,7 @@ class _Import:
             conn=max((line["next_conn"] for line in lines), default=1),
             symbols=tuple(sorted(symbols)),
             channels=tuple(channel for channel in CHANNELS if channel in channels),
-            owed=owed(lines),
+            owed=owed(lines, symbols),
             sources=[looked.source(self._form.NAME) for looked in files],
             known=frozenset(decode_symbol(name) for name, each in sealed.items() if each),
         )

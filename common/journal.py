@@ -18,7 +18,7 @@ from typing import Any
 
 from . import checked
 from .disk import AppendFile, Disk, free_name, make_durable_dir, replace, set_aside
-from .record import RecordError, decode, is_record, is_text, looks_whole, seq_of
+from .record import RecordError, decode, is_record, is_text, looks_whole, seq_of, ts_recv_of
 from .storage import Archived
 
 META = "journal.json"
@@ -173,6 +173,13 @@ class Journal:
             last = segment.last
             excess -= segment.size
         return last
+
+    def times(self, first: int, last: int) -> tuple[int, int]:
+        """About when (ns) a range of records was received: from the first to the last of the segments that hold it."""
+        held = [segment for segment in self._segments if segment.last >= first and segment.first <= last]
+        begin, end = self._disk.read(held[0].path), self._disk.read(held[-1].path)
+        last_line = end[end.rfind(b"\n", 0, -1) + 1 :]
+        return ts_recv_of(begin), ts_recv_of(last_line)
 
     def remember(self, **facts: Any) -> None:
         """Keep facts about the run (its connections, its subscriptions) for the next start."""

@@ -58,7 +58,9 @@ class JournalKeeper:
         if last is None or self._recorder.is_behind():
             return
         first = self._fsynced() + 1
-        payload = orjson.dumps({"state": "open", "reason": "journal full", "first_seq": first, "last_seq": last})
+        ts_from, ts_to = self._journal.times(first, last)
+        lost = {"first_seq": first, "last_seq": last, "ts_from": ts_from, "ts_to": ts_to}
+        payload = orjson.dumps({"state": "open", "reason": "journal full", **lost})
         self._recorder.record(stamp(), "gap", payload=payload)
         if self._recorder.is_behind():
             return

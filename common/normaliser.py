@@ -337,8 +337,8 @@ class Normaliser:
                 continue
             if record.symbol not in (None, state.name):
                 continue
-            gap = Gap(record.seq, str(data.get("reason")), None)
-            numbers = {key: data[key] for key in ("first_seq", "last_seq") if key in data}
+            gap = Gap(record.seq, str(data.get("reason")), data.get("ts_from"))
+            numbers = {key: data[key] for key in ("first_seq", "last_seq", "ts_to") if key in data}
             for topic in state.channels.values():
                 self._out.tell_gap(state, topic, gap, "open", numbers)
                 self._out.tell_gap(state, topic, gap, "closed", numbers)

@@ -18,10 +18,11 @@ _FAR = 1 << 63
 
 
 class _Span:
-    __slots__ = ("firsts", "gaps", "last", "lasts", "open", "since")
+    __slots__ = ("firsts", "gaps", "last", "lasts", "open", "seq", "since")
 
-    def __init__(self, since: int) -> None:
+    def __init__(self, since: int, seq: int) -> None:
         self.since = self.last = since  # `last`: of the last event
+        self.seq = seq  # of the last event or gap
         self.open: dict[int, int] = {}  # by the gap's id, from when on something is missing
         self.gaps: list[tuple[int, int, int]] = []  # from, to, the gap's id
         self.firsts: list[int] | None = None  # when settled: all of them, apart and in order
@@ -65,9 +66,13 @@ class Observed:
         """An event of the channel, or a gap, came."""
         span = self._spans.get(key)
         if span is None:
-            span = self._spans[key] = _Span(self._since(event, ts))
+            span = self._spans[key] = _Span(self._since(event, ts), event["seq"])
         if event["channel"] == self._channel:
+            if event["prev"] > span.seq:  # the event before it was not seen, and no gap tells of it (rule 19)
+                self._add(span, span.last, ts, 0)
             span.last = ts
+        if event["seq"] > span.seq:
+            span.seq = event["seq"]
 
     def gap(self, key: Key, event: Event, ts: int, *, repaired: bool = False) -> None:
         """A `gap` event. `repaired`: what was missing has come, and stands in its place."""
@@ -80,7 +85,7 @@ class Observed:
             if repaired:
                 span.gaps = [known for known in span.gaps if known[2] != number]
             else:
-                self._add(span, first, ts, number)
+                self._add(span, first, ts if event.get("ts_to") is None else event["ts_to"], number)
             return
         if event.get("reason") == "restart":  # ends all that were open before it
             self.close_all(key, ts)

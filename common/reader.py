@@ -30,6 +30,7 @@ from .normaliser import Normaliser
 from .process import boot_id
 from .record import decode, seq_of, ts_recv_of
 from .storage import ARCHIVED, NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
+from .subscribed import Subscribed
 from .synced import read_synced
 
 JOINED_LINES = 1000
@@ -201,35 +202,41 @@ class Reader:
                 continue
             for line in lines if channel is None else _of_channel(lines, channel):
                 yield seq_of(line), line
+        while holes and holes[0].first <= to:  # nothing follows it yet
+            hole = holes.popleft()
+            normaliser.hole(hole.first, hole.last, hole.symbol)
 
     def _known_from(self, symbol: str, after: int, start: int) -> int:
         """From where a subscribed symbol is known: its last checkpoint, or the run's start."""
         return max(next(self._checkpoints(symbol, after), 0), start)
 
     def run(self, upto: int) -> tuple[int, list[str]]:
-        """The last `start` up to a number, and the symbols subscribed then; all where none was seen.
+        """The last `start` up to a number, and the symbols subscribed then; all where none was seen."""
+        subscribed = self.subscribed(upto)
+        return subscribed.start, self.symbols() if subscribed.symbols is None else subscribed.symbols
 
-        Checkpoints of no symbol name their run and its symbols: nothing before the last of them is read.
+    def subscribed(self, upto: int) -> Subscribed:
+        """What was recorded at a number, as `start`, `subscriptions` and the checkpoints of no symbol tell.
+
+        A checkpoint names its run and its symbols: nothing before the last of them is read.
         """
         checkpoint = next(self._checkpoints(None, upto, any_version=True), 0)
-        start, symbols = 0, None
+        found = Subscribed(0)
         for line in self.lines(None, max(checkpoint - 1, 0), upto):
             tells = line.find(b',"kind":"start"', 0, 96) > 0 or line.find(b',"kind":"subscriptions"', 0, 96) > 0
             if not tells and seq_of(line) != checkpoint:
                 continue
             record = decode(line)
-            data = orjson.loads(record.payload or b"{}")
-            if record.kind == "start":
-                start, symbols = record.seq, data.get("subscriptions", {}).get("symbols", [])
-            elif record.kind == "subscriptions":
-                symbols = data["symbols"]
+            if record.kind == "checkpoint":
+                data = orjson.loads(record.payload or b"{}")
+                found = self._begun_with(int(data.get("run", 0))).after(record)
             else:
-                start, symbols = int(data.get("run", 0)), data.get("symbols") or self._begun_with(data.get("run", 0))
-        return start, self.symbols() if symbols is None else symbols
+                found = found.after(record)
+        return found
 
-    def _begun_with(self, start: int) -> list[str] | None:
+    def _begun_with(self, start: int) -> Subscribed:
         line = next(self.lines(None, start - 1, start), None)
-        return None if line is None else orjson.loads(decode(line).payload or b"{}")["subscriptions"]["symbols"]
+        return Subscribed(start) if line is None else Subscribed(start).after(decode(line))
 
     def last_checkpoint(self, symbol: str, upto: int) -> bytes | None:
         """The payload of a symbol's last checkpoint up to a number, of whatever version; None where there is none."""

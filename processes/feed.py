@@ -45,6 +45,7 @@ from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
 from common.process import ConfigError, LockedError, Parent, boot_id, cores_awake, lock, run_service, setup_logging
+from common.reader import Reader
 from common.recorder import Recorder
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
@@ -144,7 +145,8 @@ class Feed:
             opened = self._journal.open(time.time_ns() // 1000, read_archived(self._disk, exchange_dir))
         except JournalError as error:
             raise ConfigError(str(error)) from None
-        debt = owed(self._disk, directory, self._adapter, opened.facts)
+        archive = Reader(exchange_dir.parent, self._adapter, self._disk)
+        debt = owed(self._disk, directory, self._adapter, opened.facts, archive)
         self._recorder = Recorder(
             self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send,
             self._settings.checkpoint_bytes,
@@ -153,7 +155,10 @@ class Feed:
         subscriptions = {"symbols": list(settings.symbols), "channels": list(settings.channels)}
         self._run_seq = record_start(self._recorder, self._adapter, self._stamp(), opened, subscriptions, debt)
         first_conn = int(opened.facts.get("next_conn", 1))
-        self._journal.remember(subscriptions=subscriptions, connections={}, next_conn=first_conn)
+        self._journal.remember(
+            subscriptions={**subscriptions, "away": self._normaliser.away}, connections={}, next_conn=first_conn
+        )
+        self._checkpoint(None)
         how = " (new journal)" if opened.jumped else ""
         log.info("%s run %d begins, last %d%s", self._exchange, self._run_seq, opened.last, how)
         self._set_up(first_conn)
@@ -190,11 +195,13 @@ class Feed:
         if not added and not removed:
             log.info("%s the symbols are what they were", self._exchange)
             return
-        payload = {"symbols": list(symbols), "added": added, "removed": removed, "channels": channels}
+        away = {symbol: self._normaliser.away[symbol] for symbol in added if symbol in self._normaliser.away}
+        payload = {"symbols": list(symbols), "added": added, "removed": removed, "channels": channels, "owed": away}
         self._settings = replace(self._settings, symbols=symbols)
         streams = self._plan()
         self._recorder.record(self._stamp(), "subscriptions", payload=orjson.dumps(payload))
-        self._remember(subscriptions={"symbols": list(symbols), "channels": channels})
+        self._checkpoint(None)
+        self._remember(subscriptions={"symbols": list(symbols), "channels": channels, "away": self._normaliser.away})
         self._wires.carry(streams)
         self._errands.begin(time.monotonic(), list(symbols))
         log.info("%s symbols added: %s; removed: %s", self._exchange, added or "none", removed or "none")
@@ -297,13 +304,17 @@ class Feed:
     def _checkpoint(self, symbol: str | None) -> None:
         if self._recorder.is_behind():
             return
+        settings = self._settings
         payload = (
             orjson.dumps(
-                {"normaliser": version(self._adapter), "run": self._run_seq, "symbols": self._settings.symbols}
+                {
+                    "normaliser": version(self._adapter), "run": self._run_seq, "symbols": settings.symbols,
+                    "channels": settings.channels, "away": self._normaliser.away,
+                }
             )
             if symbol is None
             else self._normaliser.checkpoint(symbol)
-        )
+        )  # fmt: skip
         self._recorder.record(self._stamp(), "checkpoint", symbol=symbol, payload=payload)
 
     def _silent(self, channel: str, symbol: str) -> None:

@@ -1,0 +1,53 @@
+"""What a feed records, as `start`, `subscriptions` and checkpoints of no symbol tell (rule 20 of the protocol)."""
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from .record import Record
+
+
+class Subscribed(NamedTuple):
+    """A run by its `start`, its symbols and channels, and `away`, the topics that it does not record any more.
+
+    `away` is `{symbol: {channel: {"gap": id, "ts_from": ns, "id": last id}}}`. None where nothing tells.
+    """
+
+    start: int
+    symbols: list[str] | None = None
+    channels: list[str] | None = None
+    away: dict[str, dict[str, Any]] | None = None
+
+    def after(self, record: Record) -> "Subscribed":
+        """The same after a record of one of the three kinds."""
+        data = orjson.loads(record.payload or b"{}")
+        if record.kind == "start":
+            told = data.get("subscriptions", {})
+            symbols, channels = told.get("symbols", []), told.get("channels")
+            return Subscribed(record.seq, symbols, channels, _left(record.seq, symbols, channels, data.get("owed", {})))
+        if record.kind == "checkpoint":
+            channels, away = data.get("channels", self.channels), data.get("away", self.away)
+            return self._replace(symbols=data.get("symbols") or self.symbols, channels=channels, away=away)
+        away = {**(self.away or {}), **{symbol: {} for symbol in data["added"]}}
+        for symbol in data["removed"]:
+            left = {"gap": record.seq, "ts_from": record.ts_recv, "id": None}
+            away[symbol] = dict.fromkeys(data["channels"], left)
+        return self._replace(
+            symbols=data["symbols"], away={symbol: topics for symbol, topics in away.items() if topics}
+        )
+
+
+def _left(start: int, symbols: list[str], channels: list[str] | None, owed: dict[str, Any]) -> dict[str, Any] | None:
+    """The topics that a run does not record, of those that runs before it did."""
+    if "topics" not in owed:
+        return owed.get("away")
+    subscribed, found = set(symbols), dict[str, Any]()
+    for symbol, topics in owed["topics"].items():
+        since = owed.get("since", {}).get(symbol, owed.get("ts"))
+        gone = {channel: {"gap": start, "ts_from": since, "id": last} for channel, last in topics.items()}
+        found[symbol] = gone
+    for symbol, known in (owed.get("away") or {}).items():
+        found[symbol] = found.get(symbol, {}) | known
+    for symbol in subscribed.intersection(found):
+        found[symbol] = {each: what for each, what in found[symbol].items() if each not in (channels or found[symbol])}
+    return {symbol: topics for symbol, topics in found.items() if topics}
