@@ -94,6 +94,9 @@ class Coverage:
     ) -> Iterator[Event]:
         """The gap events of gaps that opened before a time (ns) and that nothing of the times asked ends."""
         for symbol in symbols:
+            files = self._reader.files(symbol)
+            if not files or files[0].ts_recv[0] >= start:
+                continue
             at = min(self._reader.seq_at(start, [symbol]) - 1, complete)
             state = self._reader.normaliser(symbol, at).symbols.get(symbol)
             topics = state.channels.items() if state is not None else ()
@@ -221,14 +224,14 @@ class Coverage:
             gap = orjson.loads(body(message))
             stretch.items.append(gap)
             for each in gap["channels"]:
-                if (span := open_spans.get(each)) is not None and gap.get("last_seq", seq) >= span.seq[0]:
+                if (span := open_spans.get(each)) is not None and int(gap.get("last_seq", seq)) >= span.seq[0]:
                     del open_spans[each]
             return
         ts_recv = int(message[(begin := message.index(b'"ts_recv":') + 10) : message.index(b",", begin)])
         prev = int(message[(begin := message.index(b'"prev":') + 7) : message.index(b",", begin)])
         span = open_spans.get(channel)
-        if span is None or span.is_told != is_told or prev > span.seq[1]:
-            is_torn = span is not None and prev > span.seq[1]  # the event before is missing, and no gap tells of it
+        is_torn = span is not None and prev > span.seq[1]  # the event before is missing, and no gap tells of it
+        if span is None or span.is_told != is_told or is_torn:
             span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0, 0, is_told, is_torn)
             stretch.items.append(span)
         span.seq, span.ts_recv, span.events = (span.seq[0], seq), (span.ts_recv[0], ts_recv), span.events + 1
@@ -271,15 +274,17 @@ def _intervals(items: Iterator[Item], channel: str) -> list[Interval]:
         if isinstance(item, Span):
             if item.channel != channel:
                 continue
-            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, gap, item.is_told)
+            after = gap if is_apart else None
+            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, after, item.is_told)
             if is_apart or found[-1].is_told != item.is_told or item.is_torn:
                 found.append(each)
             else:
                 found[-1].add(each)
             is_apart = False
         elif channel in item["channels"]:
-            if found and item.get("last_seq", item["seq"]) < found[-1].first_seq:
-                continue  # what it tells of lies before
+            last = item["last_seq"] if "last_seq" in item else item["seq"]
+            if found and last < found[-1].first_seq:
+                continue  # what is missing lies before
             if item["state"] == "open":
                 gap, is_apart = item["gap"], True
             elif item["state"] == "backfilled":

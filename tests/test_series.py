@@ -25,7 +25,7 @@ NUMBERS = itertools.count(1)
 def event(channel: str, ts: int, symbol: str = "BTCUSDT", **fields: Any) -> Event:
     seq = next(NUMBERS)
     return {
-        "exchange": "binance", "channel": channel, "symbol": symbol, "seq": seq, "prev": seq - 1,
+        "exchange": "binance", "channel": channel, "symbol": symbol, "seq": seq, "prev": 0,
         "ts_event": ts - 1000, "ts_recv": ts, **fields,
     }  # fmt: skip
 
