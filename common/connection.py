@@ -10,6 +10,7 @@ their answers, fragmented messages, sending. The frame, as a server sends it:
     0x81: whole text frame; the mask bit M is never set by a server.
 """
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -83,37 +84,53 @@ class Connection:
         self._has_rare = False
         self._fragmented = 0  # how many bytes of a fragmented message have come
         self._rare = b""  # a frame on its way through websocket-client
+        self._failure: ConnectionLostError | None = None  # of sending: what was received before comes first
         ws.frame_buffer.recv = self._recv_rare
+        self._pong, self._send_close = ws.pong, ws.send_close
+        ws.pong = self._answer_ping  # type: ignore[method-assign]  # websocket-client calls both while it reads
+        ws.send_close = self._answer_close  # type: ignore[method-assign, assignment]
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def send(self, payload: bytes) -> None:
-        """Send a text frame. Raises ConnectionLostError."""
+        """Send a text frame. Raises ConnectionLostError; so does `drain` then, once nothing is left to be read."""
+        if self._failure is not None:
+            raise self._failure
         try:
             self._ws.send(payload.decode())
         except (OSError, websocket.WebSocketException) as error:
-            raise ConnectionLostError(f"send failed: {error}") from None
+            self._failure = ConnectionLostError(f"send failed: {error}")
+            raise self._failure from None
 
     def close(self) -> None:
+        self._answer_close()
+        self._sock.close()
+
+    def _answer_ping(self, payload: str | bytes = "") -> None:
         try:
-            self._ws.send_close()
-        except (OSError, websocket.WebSocketException):
-            pass  # it is lost anyway
-        finally:
-            self._sock.close()
+            self._pong(payload)
+        except (OSError, websocket.WebSocketException) as error:
+            self._failure = self._failure or ConnectionLostError(f"send failed: {error}")
+        else:
+            self.sent_pongs.append(bytes(payload) if not isinstance(payload, str) else payload.encode())
+
+    def _answer_close(self, *_: object) -> None:
+        with contextlib.suppress(OSError, websocket.WebSocketException):  # it is lost anyway
+            self._send_close()
 
     def drain(self, stamp: Callable[[], int], take: Callable[[Drain], None]) -> None:
         """Read until the socket would block, or for 256 KiB, or 1 ms; `take` gets what each read brought.
 
         Raises ConnectionLostError.
         """
-        taken, deadline = 0, time.monotonic_ns() + DRAIN_NS
-        while taken < DRAIN_BYTES and time.monotonic_ns() < deadline:
+        taken, deadline, sock = 0, time.monotonic_ns() + DRAIN_NS, self._sock
+        tls = sock if isinstance(sock, TlsStream) else None
+        while (taken < DRAIN_BYTES and time.monotonic_ns() < deadline) or (tls is not None and tls.is_over):
             try:
-                data = self._sock.recv_all() if isinstance(self._sock, TlsStream) else self._sock.recv(DRAIN_BYTES)
+                data = sock.recv(DRAIN_BYTES) if tls is None else tls.recv_all()
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 raise ConnectionLostError(f"{type(error).__name__}: {error}") from None
             if not data:
@@ -125,8 +142,12 @@ class Connection:
                 if frames:
                     take(Drain(ts, frames, self._has_rare))
             taken += len(data)
-            if len(data) < DRAIN_BYTES // 4:
-                return  # the socket was emptied: asking again would only tell that
+            if len(data) < DRAIN_BYTES // 4 and not (tls is not None and tls.is_over):
+                break  # the socket was emptied: asking again would only tell that
+        else:
+            return  # there may be more
+        if self._failure is not None:
+            raise self._failure
 
     def _split(self, data: bytes, frames: list[bytes | Frame]) -> None:
         """Append the whole frames up to here to `frames`; the rest waits for more bytes."""
@@ -200,8 +221,6 @@ class Connection:
         payload = bytes(message.data)
         if opcode in (1, 2):
             self._fragmented = 0
-        if opcode == 9:
-            self.sent_pongs.append(payload)
         return Frame(_OPCODES[opcode], payload)
 
     def _recv_rare(self, size: int) -> bytes:

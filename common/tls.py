@@ -17,6 +17,8 @@ class TlsStream:
     """A client's TLS on a connected socket: as much of a socket as websocket-client needs, and `recv_all`."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str) -> None:
+        self.is_over = False  # nothing more is read: what ended it comes with the next `recv_all`
+        self._failure: OSError | None = None
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
@@ -41,26 +43,42 @@ class TlsStream:
     def recv_all(self) -> bytes:
         """Everything that one read of the socket brings, decrypted; b"" at the end.
 
-        Raises BlockingIOError where there is nothing whole yet. Nothing decrypted is left behind, nor what came
-        together with the answer to the handshake.
+        Raises BlockingIOError where there is nothing whole yet, OSError where the connection or its TLS broke. Nothing
+        decrypted is left behind: an error comes after it, with the next call, and `is_over` tells of it.
         """
-        at_end = False
-        with contextlib.suppress(BlockingIOError):
-            at_end = not self._receive()
-        read, parts = self._tls.read, []
+        if not self.is_over and (parts := self._read_all()):
+            return b"".join(parts)
+        if self._failure is not None:
+            raise self._failure
+        if not self.is_over:
+            raise BlockingIOError
+        return b""
+
+    def _read_all(self) -> list[bytes]:
+        read, parts = self._tls.read, list[bytes]()
         try:
-            while True:
-                parts.append(read(RECORD_BYTES))
+            with contextlib.suppress(BlockingIOError):
+                self.is_over = not self._receive()
+        except OSError as error:
+            self._fail(error)
+        try:
+            while part := read(RECORD_BYTES):
+                parts.append(part)
+            self.is_over = True  # the peer said goodbye: from then on a read gives b"", again and again
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            if not parts:
-                return b""
-        if self._outgoing.pending:
+            self.is_over = True
+        except OSError as error:
+            self._fail(error)
+        try:
             self._flush()
-        if not parts and not at_end:
-            raise BlockingIOError
-        return b"".join(parts)
+        except OSError as error:
+            self._fail(error)
+        return parts
+
+    def _fail(self, error: OSError) -> None:
+        self._failure, self.is_over = self._failure or error, True
 
     def send(self, data: bytes) -> int:
         self._tls.write(data)

@@ -239,8 +239,8 @@ class Wires:
             return
         try:
             self._send(connection, link.to_send.popleft())
-        except ConnectionLostError as error:
-            self._lost(connection, shard, link, error)
+        except ConnectionLostError:
+            self.read(now, [connection])  # what came before comes first; then it is lost
             return
         link.next_send_at = now + self._adapter.MESSAGE_INTERVAL_S
         if self._adapter.MESSAGES_TOGETHER:
@@ -254,6 +254,7 @@ class Wires:
         """What one drain brought: runs of text frames as they are, in one append; others one by one, in order."""
         runs: list[tuple[int, list[bytes]]] = []
         sort = b""  # of the frames in `runs`
+        lost: ConnectionLostError | None = None  # by a close frame: whatever else came with it counts
         for ts, frames, has_rare in drains:
             if not has_rare and not sort:
                 runs.append((ts, cast("list[bytes]", frames)))
@@ -266,8 +267,10 @@ class Wires:
                 if payload is not None:
                     runs.append((ts, [payload]))
                 elif not isinstance(frame, bytes):
-                    self._take_rare(link, ts, frame)
+                    lost = lost or self._take_rare(link, ts, frame)
         self._record_runs(link, runs, sort)
+        if lost is not None:
+            raise lost
 
     def _text_of(self, frame: bytes | Frame) -> tuple[bytes | None, bytes]:
         """A frame's text, and what the head of its record says of it; None where it is none."""
@@ -286,16 +289,17 @@ class Wires:
             for message in self._recorder.runs(link.conn, runs, sort):
                 self._take_message(link, message)
 
-    def _take_rare(self, link: Link, ts: int, frame: Frame) -> None:
+    def _take_rare(self, link: Link, ts: int, frame: Frame) -> ConnectionLostError | None:
         self._recorder.binary(ts, link.conn, "in", str(frame.op), frame.payload)
         connection = self._open[link.conn][0]
         while connection.sent_pongs:
             self._recorder.binary(ts, link.conn, "out", "pong", connection.sent_pongs.pop(0))
         if frame.op == "close":
             code, reason = close_code(frame.payload)
-            raise ConnectionLostError(reason or "closed by the exchange", code)
+            return ConnectionLostError(reason or "closed by the exchange", code)
         if frame.op == "binary":
             self._note_unknown("binary frame")
+        return None
 
     def _take_message(self, link: Link, message: Any) -> None:
         """A frame that is no market data: an answer, an announcement, or something that is not understood."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
+from common.tls import TlsStream
 
 MAX = 1_000_000
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
@@ -241,6 +243,28 @@ def test_a_drain_ends_after_its_share_and_leaves_the_rest_in_the_socket() -> Non
         assert turns > 1 and max(sum(map(len, drain.frames)) for drain in ends.drains) <= 300_000
 
 
+def test_what_came_behind_a_ping_is_kept_where_the_answer_to_it_cannot_be_sent() -> None:
+    """The exchange is gone already: the failed pong took with it the frames of the same read."""
+    with connected() as ends:
+        ends.server.sendall(frame(TEXT, b"one") + frame(PING, b"p") + frame(TEXT, b"two"))
+        ends.server.close()
+        with pytest.raises(ConnectionLostError):
+            for _ in range(2):
+                ends.connection.drain(ends.stamp, ends.drains.append)
+        assert ends.frames == [b"one", Frame("ping", b"p"), b"two"] and not ends.connection.sent_pongs
+
+
+def test_what_was_received_comes_before_a_failure_to_send() -> None:
+    with connected() as ends:
+        ends.server.sendall(frame(TEXT, b"last"))
+        ends.server.shutdown(socket.SHUT_RD)
+        with pytest.raises(ConnectionLostError, match="send failed"):
+            ends.connection.send(b"{}")
+        with pytest.raises(ConnectionLostError, match="send failed"):
+            ends.connection.drain(ends.stamp, ends.drains.append)
+        assert ends.frames == [b"last"]
+
+
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
@@ -315,3 +339,61 @@ def test_over_tls_a_certificate_that_nobody_trusts_is_refused() -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         connect(server.url, 10, ssl.create_default_context())
     server.join()
+
+
+class Broken:
+    """A connection over TLS whose server sends frames in one piece with what ends it."""
+
+    def __init__(self) -> None:
+        authority = trustme.CA()
+        context, server = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.configure_trust(context)
+        authority.issue_cert("localhost").configure_cert(server)
+        self.raw, client = socket.socketpair()
+        self.raw.settimeout(10)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = server.wrap_bio(self._in, self._out, server_side=True)
+        thread = threading.Thread(target=self._shake)
+        thread.start()
+        ws = websocket.WebSocket(skip_utf8_validation=True)
+        ws.sock, ws.connected = cast(Any, TlsStream(client, context, "localhost")), True
+        thread.join()
+        self.connection = Connection(1, ws, "wss://there/", MAX)
+
+    def _shake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self.raw.sendall(self._out.read())
+                self._in.write(self.raw.recv(65_536))
+        self.raw.sendall(self._out.read())
+
+    def records(self, payloads: list[bytes]) -> bytes:
+        """Each frame in a TLS record of its own, as they are on their way."""
+        for payload in payloads:
+            self._tls.write(frame(TEXT, payload))
+        return self._out.read()
+
+    def goodbye(self) -> bytes:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        return self._out.read()
+
+
+@pytest.mark.parametrize("end", ["garbage", "flipped", "goodbye"])
+def test_over_tls_what_was_decrypted_is_taken_before_what_ends_the_connection_in_the_same_read(end: str) -> None:
+    """The error threw away all frames of its read; after a goodbye the end was told only once the socket closed."""
+    broken, payloads, drains = Broken(), [b"one", b"two", b"three"], list[Drain]()
+    wire = broken.records(payloads)
+    if end == "flipped":
+        bad = bytearray(broken.records([b"bad"]))
+        bad[-1] ^= 1
+        wire += bytes(bad)
+    else:
+        wire += broken.goodbye() if end == "goodbye" else b"\x17\x03\x03\x00\x20" + b"x" * 32
+    broken.raw.sendall(wire)
+    with contextlib.closing(broken.connection), broken.raw, pytest.raises(ConnectionLostError):
+        broken.connection.drain(lambda: 0, drains.append)
+    assert [each for drain in drains for each in drain.frames] == payloads

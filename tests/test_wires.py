@@ -21,7 +21,7 @@ from common.record import Record, decode
 from common.recorder import Recorder
 from common.standin_dialect import Rate
 from common.wires import Wires
-from tests.test_connection import PING, TEXT, frame
+from tests.test_connection import CLOSE, PING, TEXT, frame
 
 DEADLINE_S = 60.0
 SYMBOLS = tuple(f"S{number}" for number in range(120))
@@ -462,3 +462,17 @@ def test_names_of_one_connection_stay_within_the_characters_that_bybit_allows(ma
         args = request["args"] if request["op"] == "subscribe" else []
         chars[record.conn] = chars.get(record.conn, 0) + sum(len(arg) + 3 for arg in args)
     assert len(chars) == 2 and max(chars.values()) <= 21_000
+
+
+@pytest.mark.parametrize("last", [b"", frame(CLOSE, b"\x03\xe9going away")])
+def test_what_an_exchange_said_last_is_recorded_though_it_is_gone_when_we_send(
+    made: Callable[..., Line], last: bytes
+) -> None:
+    """A failed send ended the connection with its last frames unread."""
+    line = made()
+    line.until(1)
+    line.servers[-1].sendall(frame(TEXT, b'{"one":1}') + last + frame(TEXT, b'{"two":2}'))
+    line.servers[-1].close()
+    line.tick(1.0)
+    assert [record.payload for record in line.of("in") if "op" not in record.head] == [b'{"one":1}', b'{"two":2}']
+    assert line.of("in")[-1].seq < line.of("close")[0].seq
