@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from .adapter import Adapter
 from .config import FeedConfig
 from .events import Action, Update
@@ -76,12 +78,15 @@ class Errands:
         self._unread: set[str] = set()  # instruments that were told not to be understood
         self._inquire_at = 0.0
         self._polls: dict[str, Heartbeats] = {}
+        self._polled: dict[Action, bool] = {}  # polls without an answer yet, and whether a gap tells of it
         base = replaced(adapter.REST_URL, config.rest_url)
         self._rest = RestClient(base, config.rest_timeout_s, _budget(adapter), self._deliver)
 
     def begin(self, now: float, symbols: list[str]) -> None:
         """Look after these symbols from now on."""
         self._symbols, self._inquire_at = symbols, now
+        wanted = frozenset(symbols)
+        self._polled = {action: told for action, told in self._polled.items() if action.symbol in wanted}
         self._polls = {
             channel: Heartbeats(symbols, interval, now)
             for channel, interval in self._adapter.POLLS.items()
@@ -119,12 +124,20 @@ class Errands:
         for channel, poll in self._polls.items():
             for polled in poll.due(now):
                 if polled is not None:
-                    action = Action("poll", channel, polled)
-                    self._rest.ask(action, self._adapter.request(action, 0))
+                    self._poll(Action("poll", channel, polled))
         if now >= self._inquire_at:
             self._inquire_at = now + INSTRUMENTS_INTERVAL_S
             for symbols in self._adapter.inquiries(self._symbols):
                 self._inquire(symbols, 0.0)
+
+    def _poll(self, action: Action) -> None:
+        """Ask for a polled channel. Where the poll before still waits, as during a ban, that is a gap instead."""
+        if (told := self._polled.get(action)) is None:
+            self._rest.ask(action, self._adapter.request(action, 0))
+        elif not told:
+            payload = orjson.dumps({"state": "open", "reason": "poll: no answer"})
+            self._recorder.record(self._stamp(), "gap", channel=action.channel, symbol=action.symbol, payload=payload)
+        self._polled[action] = told is not None
 
     def _deliver(self, answer: Answer) -> None:
         """Called in the REST thread."""
@@ -148,6 +161,8 @@ class Errands:
         self._recorder.record(self._stamp(), "rest", channel=channel, symbol=symbol, head=head, payload=payload)
         if answer.action is None:
             self._check_symbols(answer)
+        elif answer.action.kind == "poll":
+            self._polled.pop(answer.action, None)
         elif answer.action not in self._normaliser.actions:
             self._attempts.pop(answer.action, None)
 

@@ -227,6 +227,22 @@ class Judge:
             since = (trades[-1].ts_event or 0) if trades and first is miss else _since(first.ts_from)
             self.actions.append(Action("backfill", topic.channel, state.name, first.next, since))
 
+    def learn(self, state: SymbolState, topic: Topic, update: Update) -> None:
+        """What is asked for from time to time. Of an instrument only what has changed is told."""
+        if topic.gap is not None:
+            self._out.close_gap(state, topic)
+        if update.channel == "instrument":
+            if state.instrument == update.fields:
+                return
+            state.instrument = update.fields
+        self._out.emit(state, topic, update.ts_event, update.fields)
+
+    def fail_poll(self, state: SymbolState, topic: Topic, status: Any) -> None:
+        """A poll that brought nothing is a gap until one brings something."""
+        if topic.gap is None:
+            failure = "not understood" if status == 200 else f"status {status}" if status else "no answer"
+            self._out.open_gap(state, topic, f"poll: {failure}")
+
     def _end_missing(self, state: SymbolState, topic: Topic) -> None:
         """The first hole is filled, or given up: its gap ends where it was the last one, whole if all were filled."""
         miss = topic.missing.pop(0)

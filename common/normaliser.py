@@ -293,6 +293,8 @@ class Normaliser:
             self._judge.take_snapshot(state, topic, answer if isinstance(answer, Snapshot) else None)
         elif record.channel not in self._adapter.BACKFILLS:
             self._learn(updates)
+            if not updates:
+                self._judge.fail_poll(state, topic, record.head.get("status"))
         elif topic.missing:
             is_answer = isinstance(answer, list) or record.head.get("status") == 400  # for good: such ids there are not
             self._judge.take_missed(state, topic, updates, is_answer=is_answer)
@@ -316,11 +318,8 @@ class Normaliser:
         for update in updates:
             state = self._state(update.symbol)
             topic = state.channels.get(update.channel) if state is not None else None
-            if state is None or topic is None or (update.channel == "instrument" and state.instrument == update.fields):
-                continue
-            if update.channel == "instrument":
-                state.instrument = update.fields
-            self._out.emit(state, topic, update.ts_event, update.fields)
+            if state is not None and topic is not None:
+                self._judge.learn(state, topic, update)
 
     def _on_gap(self, record: Record) -> None:
         """What was judged live: silence, a refused subscription, records dropped for want of room."""

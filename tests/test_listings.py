@@ -17,6 +17,7 @@ from common.config import FeedConfig
 from common.errands import INSTRUMENTS_INTERVAL_S, Errands
 from common.journal import Journal
 from common.normaliser import Normaliser
+from common.record import decode
 from common.recorder import Recorder
 from common.wires import Wires
 from tests.made_recordings import COIN, COIN_INSTRUMENT, MS, made
@@ -99,7 +100,10 @@ def test_a_changed_listing_is_told_and_known_as_it_was_before_and_after(kraken: 
         heard, gone = len(told("trade", "BTC/USD")), len(told("trade", "XRP/USD"))
         until(lambda: len(told("trade", "BTC/USD")) > heard + 5, "the others go on")
         assert len(told("trade", "XRP/USD")) <= gone + 1
-        changes = {symbol: list(client.slice("kraken", symbol, "instrument", snapshot=False)) for symbol in after}
+        slices = {symbol: client.slice("kraken", symbol, "instrument", snapshot=False) for symbol in after}
+        changes = {
+            symbol: [event for event in events if event["channel"] == "instrument"] for symbol, events in slices.items()
+        }
     assert [event["tick_size"] for event in changes["BTC/USD"]] == ["0.1", "0.05"]
     assert [event["status"] for event in changes["XRP/USD"]] == ["online", "cancel_only"]
     assert [event["name"] for event in changes["ETH/USD"]] == ["ETH-USD"]
@@ -153,3 +157,34 @@ def test_open_interest_is_polled_and_the_listing_asked_for_each_hour(coin: tuple
     assert asked("exchangeInfo") == 1
     wait(INSTRUMENTS_INTERVAL_S, lambda: len(told("instrument")) == 2, "the change is told")
     assert [event["status"] for event in told("instrument")] == ["trading", "settling"]
+
+
+def test_polls_that_fail_or_are_not_answered_are_a_gap_until_one_is(coin: tuple[Errands, Memory, Standin]) -> None:
+    """15 seconds of 503, and nothing told of them. The failed ones are records: history tells the same of them."""
+    errands, memory, server = coin
+
+    def gaps() -> list[tuple[str, str]]:
+        events = events_of(message for what, message in memory.story if what == "event")
+        return [(each["state"], each["reason"]) for each in events if each.get("channels") == ["open_interest"]]
+
+    def wait(now: float, count: int) -> None:
+        until(lambda: errands.tick(now) or len(gaps()) == count, f"{count} events of gaps")
+
+    poll_s, turn = exchanges.get("binance-coinm").POLLS["open_interest"], 0
+    expected: list[tuple[str, str]] = []
+    for reason, fault in (
+        ("status 503", {"do": "rest-fail", "status": "503", "n": "1"}),
+        ("not understood", {"do": "rest-fail", "status": "200", "body": "{}", "n": "1"}),
+        ("no answer", {"do": "rest-late", "seconds": "1.5", "n": "1"}),
+    ):
+        server.fault(path="/openInterest", **fault)
+        turn += 1
+        errands.tick(turn * poll_s)
+        turn += reason == "no answer"  # told when the next one is due
+        wait(turn * poll_s, len(expected) + 1)
+        turn += reason != "no answer"
+        wait(turn * poll_s, len(expected) + 2)
+        expected += [("open", f"poll: {reason}"), ("closed", f"poll: {reason}")]
+        assert gaps() == expected
+    again = Normaliser(cast(Adapter, exchanges.get("binance-coinm"))).all_messages(map(decode, memory.lines))
+    assert again == [message for what, message in memory.story if what == "event"]
