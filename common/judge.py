@@ -36,9 +36,12 @@ class Judge:
             if topic.id is not None and not self._goes_on(state, topic, update):
                 return
         elif (topic.lags or (topic.seam and topic.repeats)) and topic.had(update):
-            if topic.gap is not None:
-                self._out.close_gap(state, topic)  # the subscription delivers, if nothing new so far
-            return
+            if not topic.runs_back(update.last, self._out.ts):
+                if topic.gap is not None:
+                    self._out.close_gap(state, topic)  # the subscription delivers, if nothing new so far
+                return
+            if topic.gap is None:
+                self._out.open_gap(state, topic, "times ran back")
         if not update.fields:
             return  # nothing new is said
         if topic.gap is not None:
@@ -70,7 +73,8 @@ class Judge:
             return True
         if update.last <= last:
             repeats = topic.seam or topic.repeats
-            if update.last == last or (repeats and update.last > last - _RESET_BELOW):
+            is_near = update.last == last or (repeats and update.last > last - _RESET_BELOW)
+            if is_near and not topic.runs_back(update.last, self._out.ts):
                 return False
             if topic.gap is None:
                 self._out.open_gap(state, topic, "ids ran back")

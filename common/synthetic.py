@@ -1,7 +1,7 @@
 """A generated market: one symbol whose book, trades, statistics and candle agree with one another at each moment.
 
-Everything follows from the seed and the number of ticks; only the candle's minutes come from the clock. Whole numbers
-throughout: prices in units of 0.01, amounts in units of 0.00001. Pure.
+Everything follows from the seed and the number of ticks; only the candle's minutes and the first ids come from the
+clock. Whole numbers throughout: prices in units of 0.01, amounts in units of 0.00001. Pure.
 """
 
 import random
@@ -126,9 +126,8 @@ class SyntheticMarket:
         self.random = random.Random(f"{seed}/{symbol}")
         self.price = START_PRICES.get(symbol, 100_00)
         self.bids, self.asks = Side(1), Side(-1)
-        self.update_id = self.random.randrange(10**9, 10**10)
-        self.trade_id = self.random.randrange(10**8, 10**9)
-        self.aggregate_id = self.random.randrange(10**7, 10**8)
+        # Ids grow more slowly than these do: a market that is begun later goes on above those of an earlier one.
+        self.update_id, self.trade_id, self.aggregate_id = 2 * now_us, now_us, now_us // 2
         self.day = Summary(now_us, self.price)
         self.candle = Summary(now_us // 60_000_000 * 60_000_000, self.price)
         for distance in range(1, 3 * LEVELS_MIN):

@@ -12,6 +12,9 @@ from .events import GAP, SPARSE, Update, templates, topic
 OVERLAP_MAX = 10_000
 """Frames of the other connection that are kept while two feed a topic."""
 
+REPEAT_NS = 30 * 10**9
+"""How long what was told before may come again, longest from a connection that lags: then the exchange counts anew."""
+
 TOLD_MAX = 2_000
 """Events of one id that are remembered: a frame of Bybit brings up to 1024 trades."""
 
@@ -55,9 +58,9 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "channel", "conn", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest", "merged", "missing",
-        "other", "overlaps", "part", "plain", "prefix", "prev", "repeats", "seam", "shares", "timed", "told", "ts",
-        "untimed",
+        "again", "channel", "conn", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest", "merged",
+        "missing", "other", "overlaps", "part", "plain", "prefix", "prev", "repeats", "seam", "shares", "timed", "told",
+        "ts", "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -83,6 +86,7 @@ class Topic:
         self.repeats = False  # a subscription may begin with events that were told before
         self.told: deque[dict[str, Any]] = deque(maxlen=TOLD_MAX)  # then: of `id`, and not by the other one too
         self.latest: Update | list[Update] | None = None  # of a plain record: `told` when it is needed
+        self.again: tuple[int | None, int, int] | None = None  # a repetition: the id reached, its last id, since when
         self.overlaps = False  # it has delivered something that the followed one had: no hole lies between the two
         self.merged: dict[str, Any] | None = None  # the last fields, of a channel whose frames name what has changed
 
@@ -115,6 +119,14 @@ class Topic:
         if len(self.held) == OVERLAP_MAX:
             self.overlaps = False  # the oldest goes: from here on they no longer meet
         self.held.append(update)
+
+    def runs_back(self, last: int, ts_recv: int) -> bool:
+        """Whether ids below the one reached have come, each above the one before, for longer than a repetition."""
+        reached, before, since = self.again or (None, 0, 0)
+        if reached != self.id or last <= before:
+            since = ts_recv  # a repetition begins
+        self.again = None if last == self.id else (self.id, last, since)
+        return last != self.id and ts_recv - since > REPEAT_NS
 
     def had(self, update: Update) -> bool:
         """Whether this was told, as far as ids say. Where several bear one, their fields tell: each stands for one.
@@ -199,6 +211,7 @@ class Topic:
             "overlaps": self.overlaps,
             **merged,
             **told,
+            **({} if self.again is None else {"again": self.again}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -206,6 +219,7 @@ class Topic:
         self.conn, self.seam, self.lags, self.other = state["conn"], state["seam"], state["lags"], state["other"]
         self.overlaps, self.merged = state["overlaps"], state.get("merged")
         self.told.extend(state.get("told", ()))
+        self.again = tuple(state["again"]) if state.get("again") else None
         self.gap = None if state["gap"] is None else Gap(*state["gap"])
         self.missing = [Missing(*miss) for miss in state["missing"]]
         self.held.extend(Update(*update) for update in state["held"])
