@@ -59,7 +59,7 @@ def chains(
     found: list[ArchiveFile] = []
     for file in wanted:
         goes_on = found and following.get(found[-1].path) == file.path
-        if found and not (goes_on and not _begins_by_itself(reader, adapter, symbol, file)):
+        if found and not (goes_on and not begins_by_itself(reader, adapter, symbol, file)):
             yield _chain(directory, symbol, found)
             found = []
         found.append(file)
@@ -72,7 +72,7 @@ def _chain(directory: Path, symbol: str, files: Sequence[ArchiveFile]) -> Chain:
     return Chain(directory, symbol, tuple(line["name"] for line in lines), sum(line["raw_bytes"] for line in lines))
 
 
-def _begins_by_itself(reader: Reader, adapter: Adapter, symbol: str, file: ArchiveFile) -> bool:
+def begins_by_itself(reader: Reader, adapter: Adapter, symbol: str, file: ArchiveFile) -> bool:
     try:
         line = next(reader.lines(symbol, file.first - 1, file.first), b"")
     except CodecError:

@@ -296,6 +296,7 @@ class Listing:
             if is_sealed_line(head):
                 seq, ts_recv = tuple(head["seq"]), tuple(head["ts_recv"])
                 del head["blocks"]
+                head.pop(checked.KEY, None)
                 short = orjson.dumps(head)[:-1]
                 chain = _neighbours(short)
                 month.named[head["name"]] = ArchiveFile(

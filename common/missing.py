@@ -17,6 +17,10 @@ UNKNOWN_END = (1 << 63) - 1
 """`last` of a range behind a symbol's last file: nothing tells where it ends."""
 
 
+MISSING = "missing"
+"""The reason of what no manifest names as a hole."""
+
+
 class Missing(NamedTuple):
     """Records that lie between two numbers (both ends included) and are not in the archive.
 
@@ -27,7 +31,7 @@ class Missing(NamedTuple):
     first: int
     last: int
     symbol: str | None = None
-    reason: str = "missing"
+    reason: str = MISSING
     ts_from: int | None = None
     ts_to: int | None = None
     file: str | None = None  # the file that held them, where it is known
@@ -63,7 +67,7 @@ def _ranges(symbol: str | None, known: Sequence["ArchiveFile"], gone: set[int]) 
         if _breaks(before, file):
             yield _between(symbol, before, file)
         if id(file) in gone:
-            yield Missing(*file.seq, symbol, "missing", *file.ts_recv, file.file)
+            yield Missing(*file.seq, symbol, MISSING, *file.ts_recv, file.file)
         if before is None or file.seq[1] > before.seq[1]:
             before = file
     if _breaks(before, None) and before is not None:
@@ -76,4 +80,4 @@ def _between(symbol: str | None, before: "ArchiveFile | None", file: "ArchiveFil
         first = before.seq[1] + 1
     last = UNKNOWN_END if file is None else file.seq[0] - 1
     ts_from = before.ts_recv[1] if before is not None else None
-    return Missing(first, last, symbol, "missing", ts_from, file.ts_recv[0] if file is not None else None)
+    return Missing(first, last, symbol, MISSING, ts_from, file.ts_recv[0] if file is not None else None)

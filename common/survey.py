@@ -1,6 +1,9 @@
 """What an exchange's directory holds, by names and manifests: the files to be proved, and what else lies there."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +11,8 @@ from . import checked
 from .codec import CodecError, lines
 from .disk import Disk
 from .inspection import Finding
+from .listing import Listing
+from .missing import UNKNOWN_END, Missing
 from .record import RecordError, seq_of
 from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, staged, symbol_dirs
 from .tabling import stem_of
@@ -60,6 +65,56 @@ def survey(disk: Disk, directory: Path) -> Survey:
     found.candidates.sort()
     found.holes.sort()
     return found
+
+
+class Absent(NamedTuple):
+    """Records of a symbol that were in the archive and are not there any more: the finding, and their range."""
+
+    finding: Finding
+    first: int
+    last: int
+    files: tuple[str, ...]  # that the manifest names
+
+
+def absent(disk: Disk, directory: Path, found: Survey) -> list[Absent]:
+    """What somebody removed, as manifests show: one finding for each range of a symbol, however many files it had.
+
+    What lies in files that no whole line of a manifest names, or behind damage, is told by them.
+    """
+    listing = Listing(disk, directory)
+    sealed = [each for each in found.candidates if each.path.suffix != OPEN]
+    gone: list[Absent] = []
+    for symbol_dir in symbol_dirs(disk, directory):
+        symbol = symbol_of(symbol_dir / "month")
+        try:
+            firsts, missing = [file.first for file in listing.files(symbol)], listing.missing(symbol)
+        except CodecError:
+            continue
+        for _, ranges in groupby(missing, key=lambda each: bisect_left(firsts, each.first)):
+            each = _absent(symbol_dir, list(ranges))
+            within = [one for one in sealed if one.symbol == symbol and each.first <= one.first <= each.last]
+            if each.files or not within:
+                gone.append(each)
+    return gone
+
+
+def _absent(symbol_dir: Path, ranges: list[Missing]) -> Absent:
+    names = [each.file for each in ranges if each.file is not None]
+    first, last = ranges[0].first, max(each.last for each in ranges)
+    times = [time for each in ranges for time in (each.ts_from, each.ts_to) if time is not None]
+    until = "on" if last == UNKNOWN_END else f"to {last}"
+    what = f"records from {first} {until} are missing"
+    if len(names) == 1:
+        what = f"{names[0]} is missing, the manifest names it: {what}"
+    elif names:
+        what = f"{len(names)} files that the manifest names are missing, {names[0]} to {names[-1]}: {what}"
+    if times:
+        what += f" (received from {_utc(min(times))} to {_utc(max(times))})"
+    return Absent(Finding(str(symbol_dir), None, what, "restore them from a copy"), first, last, tuple(names))
+
+
+def _utc(ts_ns: int) -> str:
+    return f"{datetime.fromtimestamp(ts_ns // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _survey_month(disk: Disk, month: Path, found: Survey) -> None:

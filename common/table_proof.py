@@ -13,12 +13,13 @@ import orjson
 
 from . import exchanges
 from .adapter import Adapter, version
-from .chains import Chain, chains, run
+from .chains import Chain, begins_by_itself, chains, run
 from .codec import CodecError, MissingPackageError
 from .disk import Disk
 from .events import GAP, Event
 from .inspection import Finding
 from .listing import ArchiveFile
+from .missing import MISSING
 from .reader import Reader
 from .storage import MANIFEST, sealed_lines
 from .tables import COLUMNS, WORD, arrow, table
@@ -32,6 +33,7 @@ class TableProof:
     files: int = 0  # sealed files whose tables were proved
     stale: int = 0
     missing: int = 0  # sealed files without tables
+    unproved: int = 0  # sealed files whose tables cover records that are missing
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -74,6 +76,8 @@ def prove_tables(directory: Path, workers: int, progress: Callable[[int, int], N
     if found.stale:
         older = f"tables of {found.stale} files are stale, not of {version(adapter)}"
         found.notes.append(f"{directory}: {older}: {mend}")
+    if found.unproved:
+        found.notes.append(f"{directory}: tables of {found.unproved} files are not compared: their records are missing")
     if found.missing:
         found.notes.append(f"{directory}: {found.missing} sealed files have no tables: {mend}")
     return found
@@ -86,6 +90,7 @@ def _chains(
     files = reader.files(symbol)
     sealed = [(file, span) for index, file in enumerate(files) if file.is_sealed and (span := covers(files, index))]
     wanted: list[ArchiveFile] = []
+    unknown = _unknown(reader, adapter, symbol)
     for (file, span), damages in zip(sealed, pool.map(_damages, [file for file, _ in sealed]), strict=True):
         line = file.manifest or {}
         mend = f"trade-archivist rebuild {directory.parent} --exchange {directory.name}"
@@ -94,9 +99,25 @@ def _chains(
             found.missing += 1
         elif is_stale(line, span, adapter):
             found.stale += 1
+        elif file.path in unknown:
+            found.unproved += 1
         elif not damages:
             wanted.append(file)
     return chains(reader, directory, adapter, symbol, wanted)
+
+
+def _unknown(reader: Reader, adapter: Adapter, symbol: str) -> set[Path]:
+    """The files of a symbol whose events need records that are missing: within them, or before them."""
+    missing = [each for each in reader.missing([symbol]) if each.reason == MISSING]
+    found: set[Path] = set()
+    before, is_cut = 0, False
+    for file in reader.files(symbol) if missing else ():
+        is_cut = is_cut or any(before < each.last and each.first < file.first for each in missing)
+        is_cut = is_cut and not begins_by_itself(reader, adapter, symbol, file)
+        if is_cut or any(each.first <= file.seq[1] and each.last >= file.first for each in missing):
+            found.add(file.path)
+        before = file.seq[1]
+    return found
 
 
 def _damages(file: ArchiveFile) -> list[tuple[Path, str]]:

@@ -30,7 +30,7 @@ from .inspection import (
 )
 from .process import boot_id
 from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, sealed_lines, symbol_dirs
-from .survey import RESTORE_MANIFEST, Candidate, Hole, survey
+from .survey import RESTORE_MANIFEST, Candidate, Hole, absent, survey
 from .synced import SYNCED, Facts, Synced, read_synced
 from .table_proof import prove_tables
 
@@ -39,6 +39,9 @@ LOOKS = 3
 
 COMPARED_MAX = 10
 """Doubled records whose bytes are compared."""
+
+MISSING_MAX = 20
+"""Ranges of missing records that are told one by one."""
 
 Progress = Callable[[str, int, int], None]
 """Told the exchange, how many files are done, and of how many."""
@@ -133,8 +136,11 @@ def _prove(
     if synced.is_damaged:
         mend = "restart the archiver, it writes it anew"
         report.findings.append(Finding(str(directory / SYNCED), None, "cannot be read", mend))
-    density = Density(report.complete, [(hole.first, hole.last) for hole in found.holes])
-    inspections = _ahead(lambda each: _inspect(directory, each, synced), found.candidates, jobs)
+    gone = absent(disk, directory, found)
+    report.findings += [each.finding for each in gone]
+    told = {name for each in gone for name in each.files}
+    density = Density(report.complete, [each[:2] for each in found.holes] + [each[1:3] for each in gone])
+    inspections = _ahead(lambda each: _inspect(directory, each, synced, told), found.candidates, jobs)
     for done, (candidate, inspected) in enumerate(inspections, 1):
         density.advance(candidate.first)
         density.add(inspected.path, inspected.packed, inspected.starts, inspected.excused)
@@ -174,8 +180,11 @@ def _ahead(
             yield first, inspected.result()
 
 
-def _inspect(directory: Path, candidate: Candidate, synced: Synced) -> Inspected:
+def _inspect(directory: Path, candidate: Candidate, synced: Synced, told: set[str]) -> Inspected:
+    """Prove one file; `told` are the names of those whose absence is told already."""
     path = candidate.path
+    if candidate.place is not None and path.name in told:
+        return Inspected(path, sealed=True)
     try:
         if candidate.place is not None:
             return _inspect_sealed(candidate)
@@ -232,9 +241,16 @@ def _add(report: Report, inspected: Inspected) -> None:
 
 def _judge(directory: Path, density: Density, report: Report) -> None:
     """What the numbers of all files together show."""
-    for first, last in density.missing:
+    missing, mend = density.missing, "restore the files that held them from a copy"
+    if len(missing) > MISSING_MAX:
+        what = (
+            f"{density.missing_count} records in many ranges between {missing[0][0]} and {missing[-1][1]} are missing"
+        )
+        report.findings.append(Finding(str(directory), None, what, mend))
+        missing = []
+    for first, last in missing:
         what = f"record {first} is missing" if first == last else f"records {first} to {last} are missing"
-        report.findings.append(Finding(str(directory), None, what, "restore the files that held them from a copy"))
+        report.findings.append(Finding(str(directory), None, what, mend))
     for index, doubled in enumerate(density.doubled):
         what, mend = _describe(doubled) if index < COMPARED_MAX else ("twice", "see above")
         names = " and ".join(str(path) for path in doubled.paths[1:])

@@ -14,6 +14,7 @@ from common import exchanges
 from common.adapter import version
 from common.checked import KEY
 from common.disk import Disk
+from common.reader import Reader
 from common.record import decode, encode
 from common.sealing import seal
 from common.storage import MANIFEST, append_hole, read_archived, write_archived
@@ -190,8 +191,35 @@ def test_verify_when_a_sealed_file_is_cut_or_longer_then_it_is_found(archive: Ar
 
 def test_verify_when_a_sealed_file_is_removed_then_it_is_the_one_finding(archive: Archive) -> None:
     path = sealed_file(archive)
+    records = Reader(archive.storage, exchanges.get("binance")).files("BTCUSDT")
+    (file,) = (file for file in records if file.path == path)
     path.unlink()
-    assert told(archive) == f"{path.name} None: is missing, the manifest names it"
+    what = f"BTCUSDT None: {path.name} is missing, the manifest names it: records from {file.seq[0]} to {file.seq[1]} "
+    assert told(archive).startswith(what)
+    assert "\n" not in told(archive)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_verify_when_a_month_of_a_symbol_is_removed_then_its_range_is_the_one_finding(
+    archive: Archive, with_manifest: bool
+) -> None:
+    month = sealed_file(archive).parent
+    files = Reader(archive.storage, exchanges.get("binance")).files("BTCUSDT")
+    again = Archive(archive.storage)
+    again.take(hours(FIRST + 601, 600, 3, FIRST_TS + 40 * 24 * HOUR_NS))
+    again.close()
+    following = Reader(archive.storage, exchanges.get("binance")).files("BTCUSDT")
+    for path in list(month.iterdir()):
+        if with_manifest or path.name != MANIFEST:
+            path.unlink()
+    forget_synced(archive)
+    text = told(archive)
+    assert "\n" not in text
+    assert text.startswith("BTCUSDT None: ")
+    after = next(file for file in following if file.month != month)
+    first, last = (1, after.first - 1) if with_manifest else (files[0].first, FIRST + 600)
+    assert f"from {first} to {last} are missing (received " in text
+    assert ("3 files that the manifest names" in text) is not with_manifest
 
 
 def test_verify_when_a_sealed_file_and_its_manifest_line_are_removed_then_its_numbers_are_missing(
@@ -200,7 +228,9 @@ def test_verify_when_a_sealed_file_and_its_manifest_line_are_removed_then_its_nu
     path = sealed_file(archive)
     path.unlink()
     edit(path.parent / MANIFEST, lambda lines: [line for line in lines if path.name.encode() not in line])
-    assert "is missing" in told(archive)
+    text = told(archive)
+    assert text.startswith("BTCUSDT None: records from ")
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("key", ["records", "bytes", "raw_bytes", "sha256", "seq", "ts_recv", "symbol", "blocks"])
@@ -384,7 +414,7 @@ def test_verify_when_the_front_is_removed_then_it_is_missing(archive: Archive) -
     first = min(archive.directory.glob("_/*/*.*"), key=lambda path: path.name)
     edit(first.parent / MANIFEST, lambda lines: lines[1:])
     first.unlink()
-    assert told(archive).startswith("binance None: records 1 to ")
+    assert told(archive).startswith("_ None: records from 1 to ")
 
 
 def test_verify_when_archived_json_is_lost_then_the_rest_is_proved(archive: Archive) -> None:
