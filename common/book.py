@@ -258,7 +258,8 @@ class BookRule(NamedTuple):
     begin exactly there (`exact`), or nothing is known (`none`). `depth`: levels a side that the exchange keeps; what is
     beyond goes without a word. `check`: whether a book agrees with what a delta's fields say of it, as a checksum. With
     either of the two the book is a RankedBook. `rejoins`: the delta that ends at the snapshot's id is applied, for its
-    levels beyond the snapshot's depth.
+    levels beyond the snapshot's depth. `stream_depth`: levels of the stream that the adapter subscribes to, where it
+    reads streams of other depths too.
     """
 
     snapshot: Literal["rest", "request", "stream"]
@@ -266,6 +267,7 @@ class BookRule(NamedTuple):
     depth: int | None = None
     check: Callable[[Any, dict[str, Any]], bool] | None = None
     rejoins: bool = False
+    stream_depth: int = 0
 
     def book(self) -> Book:
         return Book() if self.depth is None and self.check is None else RankedBook()

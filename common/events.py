@@ -43,6 +43,21 @@ class Update(NamedTuple):
     fields: dict[str, Any]
 
 
+class OtherBook(Update):
+    """An update of a book stream of another depth than the one that the adapter subscribes to.
+
+    Recordings of others may hold several streams of one book, each with ids of its own: the deepest feeds the book.
+    """
+
+    depth: int
+
+
+def other_book(update: Update, depth: int) -> OtherBook:
+    made = OtherBook(*update)
+    made.depth = depth
+    return made
+
+
 def covering(trades: list[Update], from_id: int) -> list[Update]:
     """Trades that were asked for by id: each covers the ids since the one before it, those that do not exist too."""
     firsts = [from_id, *(trade.last + 1 for trade in trades)]

@@ -41,13 +41,13 @@ def exchanges(path: Path) -> tuple[str, ...]:
 
 def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
     symbol = symbol or _symbol_of(path)
-    url = adapter.request(Action("snapshot", "book", symbol), DEPTH).path if symbol else ""
+    url = _snapshot_url(adapter, symbol)
     stream = f'{{"stream":"{symbol.lower()}@'.encode() if symbol else b""
     for number, line in numbered_lines(path):
         ts, payload = _split(path, number, line)
         if payload.startswith(stream):
             yield Item(ts, IN, payload, line=number)
-        elif payload.startswith(b'{"lastUpdateId":'):
+        elif url is not None and payload.startswith(b'{"lastUpdateId":'):
             if not symbol:
                 raise ForeignFileError(
                     f"{path} line {number}: no stream tells whose book this is: say it with --symbol"
@@ -56,6 +56,14 @@ def read(path: Path, adapter: Adapter, symbol: str | None) -> Iterator[Item]:
         else:
             _check_symbol(path, number, payload, symbol)
             yield Item(ts, IN, payload, line=number)
+
+
+def _snapshot_url(adapter: Adapter, symbol: str) -> str | None:
+    """What the collector asks for a book; empty where the symbol is not known, None where no book is asked for."""
+    try:
+        return adapter.request(Action("snapshot", "book", symbol), DEPTH).path if symbol else ""
+    except LookupError:
+        return None
 
 
 def _split(path: Path, number: int, line: bytes) -> tuple[int, bytes]:

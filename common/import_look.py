@@ -136,7 +136,7 @@ def _look_at_frame(looked: Looked, item: Item, adapter: Adapter) -> None:
     if found is None:
         return
     looked.understood += 1
-    if type(found) is Update:
+    if isinstance(found, Update):
         looked.places.add(found[:2])
     else:
         updates = [found] if isinstance(found, Snapshot | Update) else found

@@ -8,7 +8,7 @@ from typing import Any
 
 from .adapter import Adapter
 from .emission import Emission
-from .events import Action, Snapshot, Update
+from .events import Action, OtherBook, Snapshot, Update
 from .topic import Gap, Missing, SymbolState, Topic
 
 FRUITLESS_MAX = 10
@@ -26,6 +26,17 @@ class Judge:
     def __init__(self, adapter: Adapter, out: Emission) -> None:
         self.actions: list[Action] = []
         self._adapter, self._dense, self._out = adapter, adapter.DENSE, out
+
+    def deliver(self, state: SymbolState, topic: Topic, conn: int, update: Update) -> None:
+        """An update of any connection: the first that delivers is followed."""
+        if topic.channel == "book" and not self._feeds(topic, conn, update):
+            return
+        if topic.conn is None:
+            topic.follow(conn, lags=False)
+        if topic.conn == conn:
+            self.take(state, topic, update)
+        else:
+            topic.take_other(conn, update)
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -92,6 +103,23 @@ class Judge:
             self.actions.append(Action("backfill", topic.channel, state.name, last + 1, _since(gap.ts_from)))
         return True
 
+    def _feeds(self, topic: Topic, conn: int, update: Update) -> bool:
+        """Whether a book update is of the stream that feeds the book: the deepest, from its snapshot on.
+
+        A book that is asked for has its stream with its first update; what else there is must begin with a snapshot.
+        """
+        depth = update.depth if isinstance(update, OtherBook) else self._adapter.BOOK.stream_depth
+        begins = update.fields["type"] == "snapshot"
+        if topic.depth is None:
+            if begins or self._adapter.BOOK.snapshot != "stream":
+                topic.depth = depth
+            return True
+        if depth > topic.depth and begins:
+            topic.depth = depth
+            topic.drop_other()
+            topic.follow(conn, lags=False)
+        return depth == topic.depth
+
     def _take_delta(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """A delta, or a snapshot that comes on the stream."""
         sync, fields = state.sync, update.fields
@@ -132,7 +160,7 @@ class Judge:
             elif topic.conn == conn and topic.other is not None:
                 self.go_over(state, topic, topic.other)
             elif topic.conn == conn:
-                topic.conn = None
+                topic.conn = topic.depth = None
                 if topic.gap is None:
                     self._out.open_gap(state, topic, "disconnected")
                 if topic.channel == "book":

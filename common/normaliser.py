@@ -170,7 +170,7 @@ class Normaliser:
             if state is not None and "book" in state.channels:
                 self._judge.take_snapshot(state, state.channels["book"], parsed)
             return out.finish()
-        for update in (parsed,) if type(parsed) is Update else parsed:
+        for update in (parsed,) if isinstance(parsed, Update) else parsed:
             channel, symbol, first, last, ts_event, fields = update
             state = self.symbols.get(symbol) or self._state(symbol)
             topic = state.channels.get(channel) if state is not None else None
@@ -183,20 +183,11 @@ class Normaliser:
             if is_plain and (channel not in self._dense or first - 1 == topic.id):
                 topic.pass_to(last, fields)
                 out.emit(state, topic, ts_event, fields)
+            elif channel == "instrument":
+                self._learn([update])
             else:
-                self._deliver(state, topic, conn, update)
+                self._judge.deliver(state, topic, conn, update)
         return out.finish()
-
-    def _deliver(self, state: SymbolState, topic: Topic, conn: int, update: Update) -> None:
-        if topic.channel == "instrument":
-            self._learn([update])
-            return
-        if topic.conn is None:
-            topic.follow(conn, lags=False)
-        if topic.conn == conn:
-            self._judge.take(state, topic, update)
-        else:
-            topic.take_other(conn, update)
 
     def begin(self, subscribed: Collection[str]) -> None:
         """Begin in the middle of a run, of which that much is known: frames that name other symbols give nothing."""

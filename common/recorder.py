@@ -116,7 +116,7 @@ class Recorder:
         """Count what was read for the symbol of its last frame: in the long run each gets its share so."""
         said: Any = works[-1][3] if works and type(works[-1]) is tuple else None
         said = said[0] if type(said) is list and said else said
-        if type(said) is Update and said[:2] in self._places:
+        if isinstance(said, Update) and said[:2] in self._places:
             self.weights.add(said.symbol, sum(map(len, payloads)))
 
     def has_brought(self, channel: str, symbol: str, conn: int, since: int) -> bool:
@@ -143,6 +143,8 @@ class Recorder:
         """Where a frame is filed that says several things: under what they have in common, if that is one symbol."""
         if isinstance(parsed, Snapshot):
             return self._places.get(("book", parsed.symbol), DATA)
+        if isinstance(parsed, Update):
+            return self._places.get(parsed[:2], DATA)
         if len({update.symbol for update in parsed}) > 1:
             return DATA
         asked = (self._places.get(update[:2]) for update in parsed)  # one stream may bring channels not asked for

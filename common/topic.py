@@ -58,9 +58,9 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "again", "channel", "conn", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest", "merged",
-        "missing", "other", "overlaps", "part", "plain", "prefix", "prev", "repeats", "seam", "shares", "timed", "told",
-        "ts", "untimed",
+        "again", "channel", "conn", "depth", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest",
+        "merged", "missing", "other", "overlaps", "own_depth", "part", "plain", "prefix", "prev", "repeats", "seam",
+        "shares", "timed", "told", "ts", "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -74,6 +74,8 @@ class Topic:
         self.ts: int | None = None  # ts_recv of the last event
         self.id: int | None = None  # the exchange's id that the topic has reached
         self.conn: int | None = None  # the connection that is followed; None: the next one that delivers
+        self.depth: int | None = None  # of the stream that feeds a book, once it is known; BookRule.stream_depth mostly
+        self.own_depth = 0  # of the stream that the adapter subscribes to
         self.seam = True  # nothing newer than `id` came yet from the connection that is followed
         self.lags = False  # it was gone over to while two delivered: what it brings up to `id` was there already
         self.gap: Gap | None = None
@@ -151,6 +153,7 @@ class Topic:
         self.seam = False
         is_alone = self.other is None and not self.lags
         self.plain = is_alone and self.gap is None and self.merged is None
+        self.plain = self.plain and (self.depth is None or self.depth == self.own_depth)
         new = []
         while self.held and self.held[0].last <= last and not self.keeps_all:
             self.overlaps = True
@@ -202,6 +205,7 @@ class Topic:
             "ts": self.ts,
             "id": self.id,
             "conn": self.conn,
+            "depth": self.depth,
             "seam": self.seam,
             "lags": self.lags,
             "gap": None if gap is None else [gap.id, gap.reason, gap.ts_from],
@@ -217,6 +221,7 @@ class Topic:
     def restore(self, state: dict[str, Any]) -> None:
         self.last, self.part, self.ts, self.id = state["last"], state["part"], state["ts"], state["id"]
         self.conn, self.seam, self.lags, self.other = state["conn"], state["seam"], state["lags"], state["other"]
+        self.depth = state.get("depth")
         self.overlaps, self.merged = state["overlaps"], state.get("merged")
         self.told.extend(state.get("told", ()))
         self.again = tuple(state["again"]) if state.get("again") else None
@@ -258,6 +263,7 @@ class SymbolState:
                 topic_.merged = dict.fromkeys(rules.merged[channel])
         self.gaps = Topic(exchange, GAP, name, start)
         if "book" in self.channels:
+            self.channels["book"].own_depth = rules.book.stream_depth
             self.channels["book"].keeps_all = rules.book.snapshot == "stream"
         self.sync = BookSync(rules.book)
         self.instrument: dict[str, Any] | None = None  # what the last `instrument` event said

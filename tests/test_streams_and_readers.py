@@ -64,11 +64,12 @@ SPELLINGS = {
 NOT_ASKED: dict[str, dict[str, str]] = {
     "bybit-spot": {
         "orderbook.50": "stands in recordings",
+        "orderbook.500": "stands in recordings",
         "orderbook.1000": "stands in recordings",
         "allLiquidation": "there are none",
     },
-    "bybit-linear": {"orderbook.50": "stands in recordings", "orderbook.1000": "stands in recordings"},
-    "bybit-inverse": {"orderbook.50": "stands in recordings", "orderbook.1000": "stands in recordings"},
+    "bybit-linear": dict.fromkeys(("orderbook.50", "orderbook.500", "orderbook.1000"), "stands in recordings"),
+    "bybit-inverse": dict.fromkeys(("orderbook.50", "orderbook.500", "orderbook.1000"), "stands in recordings"),
     "coinbase": {"last_match": "comes with `matches`", "snapshot": "comes with `level2_batch`"},
     "coinbase-advanced": {"ticker_batch": "`ticker` at a slower pace: stands in recordings"},
     "htx": {"depth.step0": "stands in recordings"},

@@ -4,6 +4,7 @@ Sources: developers.binance.com, derivatives trading (USD-M and COIN-M), and bin
 What they share with the spot exchange is taken from its file.
 """
 
+import re
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -55,6 +56,7 @@ _STREAM = {
     "trade": "trade", "agg_trade": "aggTrade", "book": "depth@100ms", "quote": "bookTicker", "ticker": "ticker",
     "funding": "markPrice@1s", "mark": "markPrice@1s", "liquidation": "forceOrder",
 }  # fmt: skip
+_OTHER_BOOK = re.compile(r"@(?:depth\d|rpiDepth)")
 _PUBLIC = ("depth", "bookTicker", "trade", "rpiDepth")
 _update = tuple.__new__  # as Update(…), in half the time: for what comes most
 
@@ -97,7 +99,10 @@ def _parse(market: int, readers: dict[str, Any], message: Any) -> Parsed | None:
     try:
         data = message.get("data", message)
         if type(data) is dict:
-            return readers[data["e"]](data)  # type: ignore[no-any-return]  # all of them return Parsed
+            kind, stream = data["e"], message.get("stream", "@depth@")
+            if kind == "depthUpdate" and "@depth@" not in stream and _OTHER_BOOK.search(stream):
+                return None  # the best levels alone (`@depth20`), or a book with other orders (`@rpiDepth`)
+            return readers[kind](data)  # type: ignore[no-any-return]  # all of them return Parsed
         found: list[Update] = []
         for entry in data:
             if entry.get("st", market) == market:

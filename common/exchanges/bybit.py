@@ -13,7 +13,7 @@ import orjson
 
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
-from ..events import Action, Reply, Request, Update, instrument
+from ..events import Action, Reply, Request, Update, instrument, other_book
 from ..fields import day, levels, ns_of_ms, side, text
 
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
@@ -29,7 +29,8 @@ WEIGHT_PER_MIN = 600  # that many are allowed in 5 s
 PING = b'{"req_id":"ping","op":"ping"}'
 PING_INTERVAL_S = 20.0
 
-BOOK = BookRule("stream", "exact")
+DEPTH = 200  # of the book that is subscribed to; recordings hold others too: 500 levels until 2025
+BOOK = BookRule("stream", "exact", stream_depth=DEPTH)
 """`u` counts up by one (stated for the full book, and so in recordings of 200 levels); a snapshot begins it anew."""
 
 WHOLE = {"book": "proven"}
@@ -45,7 +46,7 @@ _SPOT = ("trade", "book", "quote", "ticker", "candle", "instrument")
 _CONTRACTS = (*_SPOT, "mark", "funding", "open_interest", "liquidation")
 _STREAM = {
     "trade": "publicTrade",
-    "book": "orderbook.200",  # every 100 ms; 1000 levels come every 200 ms
+    "book": f"orderbook.{DEPTH}",  # every 100 ms; 1000 levels come every 200 ms
     "quote": "orderbook.1",
     "mark": "tickers",  # brings four channels: filed under that which always moves
     "ticker": "tickers",
@@ -147,8 +148,9 @@ def _trades(symbol: str, message: dict[str, Any]) -> Update | list[Update]:
 
 
 def _trade(symbol: str, trade: dict[str, Any]) -> Update:
+    """Until 2025 trades had no `seq`: they are put in order by their time."""
     trade_id, price, amount, taker, time, seq = (
-        trade["i"], trade["p"], trade["v"], trade["S"], trade["T"], trade["seq"],
+        trade["i"], trade["p"], trade["v"], trade["S"], trade["T"], trade.get("seq", trade["T"]),
     )  # fmt: skip
     if type(trade_id) is not str or type(price) is not str or type(amount) is not str or type(seq) is not int:
         raise TypeError
@@ -169,6 +171,11 @@ def _book(symbol: str, message: dict[str, Any]) -> Update:
     kind = "snapshot" if last == 1 else kind
     fields = {"type": kind, "bids": levels(data["b"]), "asks": levels(data["a"]), "last_id": str(last)}
     return _update(Update, ("book", symbol, last, last, _book_time(message), fields))
+
+
+def _other_book(depth: int, symbol: str, message: dict[str, Any]) -> Update:
+    """A book of another depth: each stream of a symbol counts its `u` by itself."""
+    return other_book(_book(symbol, message), depth)
 
 
 def _quote(symbol: str, message: dict[str, Any]) -> Update:
@@ -262,9 +269,8 @@ def _some(updates: list[Update]) -> list[Update]:
 _READERS: dict[str, Callable[[str, Any], Update | list[Update]]] = {
     "publicTrade": _trades,
     "orderbook.1": _quote,
-    "orderbook.50": _book,
-    "orderbook.200": _book,
-    "orderbook.1000": _book,
+    **{f"orderbook.{depth}": partial(_other_book, depth) for depth in (50, 500, 1000)},
+    f"orderbook.{DEPTH}": _book,
     "tickers": _tickers,
     "allLiquidation": _liquidations,
     **{f"kline.{interval}": _candles for interval in CANDLE_INTERVALS},

@@ -13,7 +13,7 @@ import orjson
 
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
-from ..events import Action, Parsed, Reply, Request, Snapshot, Update, spot
+from ..events import Action, Parsed, Reply, Request, Snapshot, Update, other_book, spot
 from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
 
 NAME = "htx"
@@ -39,7 +39,7 @@ CANDLE_DEFAULT = "1min"
 
 DEPTH = 150
 SNAPSHOT_DEPTH_MAX = DEPTH  # of a side; a snapshot has as many levels as its stream
-BOOK = BookRule("request", "exact", DEPTH)
+BOOK = BookRule("request", "exact", DEPTH, stream_depth=DEPTH)
 """Each frame of `mbp` names the `seqNum` before its own; the book is asked for on the same socket."""
 
 _TOPICS = {"trade": "trade.detail", "book": f"mbp.{DEPTH}", "quote": "bbo", "ticker": "detail"}
@@ -205,7 +205,7 @@ def _checked(read: list[list[str]]) -> list[list[str]]:
 
 
 def _whole_book(symbol: str, message: Any, tick: Any) -> Update:
-    """`depth.step0`, as it stands in recordings: each frame is the whole book."""
+    """`depth.step0`, as it stands in recordings: each frame is the whole book, with ids of its own."""
     number = _id(tick["version"])
     fields = {
         "type": "snapshot",
@@ -213,7 +213,7 @@ def _whole_book(symbol: str, message: Any, tick: Any) -> Update:
         "asks": _levels(tick["asks"]),
         "last_id": str(number),
     }
-    return Update("book", symbol, number, number, ns_of_ms(tick["ts"]), fields)
+    return other_book(Update("book", symbol, number, number, ns_of_ms(tick["ts"]), fields), 0)
 
 
 def _requested(message: Any) -> Snapshot | None:
