@@ -66,7 +66,7 @@ class Bulk:
         for symbol in request.symbols:
             at = after
             for file in self._reader.files(symbol):
-                covers = self._covers(file)
+                covers = self._covers(symbol, file)
                 if covers is None or covers[1] <= at or covers[0] > to:
                     continue
                 if covers[0] - 1 > at:
@@ -115,12 +115,13 @@ class Bulk:
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def _covers(self, file: ArchiveFile) -> tuple[int, int] | None:
-        """The numbers that a file's tables answer for; None where it has none of this normaliser."""
+    def _covers(self, symbol: str, file: ArchiveFile) -> tuple[int, int] | None:
+        """The numbers that a file's tables answer for; None where it has none of this normaliser, or they are cut."""
         line = file.manifest or {}
         if line.get("normaliser") != self._version or "tables" not in line or "covers" not in line:
             return None
-        return line["covers"][0], line["covers"][1]
+        first, last = line["covers"]
+        return None if self._reader.is_cut(symbol, first, last) else (first, last)
 
     def _tables(self, symbol: str, file: ArchiveFile, request: Plan) -> Iterator[Header]:
         line = file.manifest or {}

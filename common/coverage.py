@@ -160,8 +160,9 @@ class Coverage:
             yield self._tail(symbol, at + 1, complete)
 
     def _sealed(self, symbol: str, file: ArchiveFile, first: int, last: int, *, split: bool) -> Stretch:
-        line = file.manifest or {}
-        if line.get("normaliser") == self._version and line.get("covers") == [first, last] and "tables" in line:
+        line, is_cut = file.manifest or {}, self._reader.is_cut(symbol, first, last)
+        is_told = line.get("normaliser") == self._version and line.get("covers") == [first, last] and "tables" in line
+        if is_told and not is_cut:
             gaps = line.get("gaps", [])
             if not split or not gaps:
                 spans = [
@@ -170,7 +171,7 @@ class Coverage:
                     if channel != GAP and table["events"]
                 ]
                 return Stretch(first, last, [*spans, *gaps])
-        key = symbol, f"{file.path.name}/{line.get('sha256')}/{first}/{last}"
+        key = symbol, f"{file.path.name}/{line.get('sha256')}/{first}/{last}/{is_cut}"
         stretch = self._derived.get(key) or Stretch(first, first - 1)
         self._keep(self._derived, key, stretch)
         self._extend(stretch, symbol, last)

@@ -103,11 +103,18 @@ class Pages:
             "next": token,
             **filled.header,
         }
+        if missing := self._missing(request, place.at, at):
+            header["missing"] = missing
         if token is None:
             header["total"] = {"events": events, "records": records}
         else:
             self._keep(token, run)
         return header, filled.payload
+
+    def _missing(self, request: Slice, after: int, to: int) -> list[tuple[int, int]]:
+        """The ranges of numbers within a page that are not in the archive any more: raw records show no gap."""
+        found = {(each.first, each.last) for each in self._reader.missing(request.symbols)}
+        return sorted((first, last) for first, last in found if last > after and first <= to)
 
     def _run(self, request: Slice, place: Place) -> EventRun | RawRun:
         times = (

@@ -25,7 +25,7 @@ from .disk import Disk
 from .events import GAP, Event, topic
 from .listing import ArchiveFile, Listing
 from .merging import merged, spliced
-from .missing import Missing
+from .missing import MISSING, Missing
 from .normaliser import Normaliser
 from .process import boot_id
 from .record import decode, seq_of, ts_recv_of
@@ -49,12 +49,13 @@ class Reader:
         self._pool: ThreadPoolExecutor | None = None
         self._kept: OrderedDict[tuple[Path, int], Future[bytes]] = OrderedDict()
         self._seen: dict[str | None, list[ArchiveFile]] | None = None
+        self._gone: dict[tuple[str, ...], list[Missing]] = {}  # within `at_once`: what is missing
         self._symbols: list[str] | None = None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within it files are listed once, not for each look: after the `complete` that was read before."""
-        self._seen, self._symbols = {}, None
+        self._seen, self._symbols, self._gone = {}, None, {}
         try:
             yield
         finally:
@@ -95,10 +96,24 @@ class Reader:
 
         Holes that a manifest names are among them: those concern every symbol.
         """
+        key = tuple(symbols)
+        if self._seen is not None and key in self._gone:
+            return self._gone[key]
         found = [*self._listing.holes()]
         for symbol in (None, *symbols):
             found += self._listing.missing(symbol)
-        return sorted(found, key=lambda each: (each.first, each.last))
+        found.sort(key=lambda each: (each.first, each.last))
+        if self._seen is not None:
+            self._gone[key] = found
+        return found
+
+    def is_cut(self, symbol: str, first: int, last: int) -> bool:
+        """Whether records that somebody removed lie within some numbers, or right before them.
+
+        Then what a manifest line says of events and gaps there was true before the removal.
+        """
+        ranges = (each for each in self.missing([symbol]) if each.reason == MISSING)
+        return any(each.first <= last and each.last >= first - 1 for each in ranges)
 
     def newest(self, symbol: str) -> list[ArchiveFile]:
         """Those of its last month, in no certain order."""

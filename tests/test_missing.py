@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -15,6 +16,8 @@ from common.reader import Reader
 from common.record import seq_of
 from common.storage import MANIFEST
 from tests.archives import FIRST, Archive, hours, written
+from tests.flips import build
+from tests.record_logs import SYMBOLS
 
 BINANCE = exchanges.get("binance")
 
@@ -114,3 +117,34 @@ def test_slice_when_a_month_is_removed_with_its_manifest_then_the_rest_is_answer
     assert "error" not in asked(archive, **slice_)[0]
     for op in ("coverage", "gaps"):
         assert "error" not in asked(archive, op=op, symbols=["BTCUSDT", "ETHUSDT"], channels=["trade"])[0]
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_slice_gaps_and_coverage_when_a_file_is_removed_then_all_break_there(
+    tmp_path: Path, is_forgotten: bool
+) -> None:
+    """With a log of which checkpoints tell the state."""
+    archive = Archive(tmp_path)
+    directory = build(archive.storage, 5)
+    assert directory == archive.directory
+    symbol, files = next(
+        (symbol, found)
+        for symbol in SYMBOLS
+        if len(found := [file for file in reader(archive).files(symbol) if file.is_sealed]) > 2
+    )
+    file = files[1]
+    forget(file) if is_forgotten else file.path.unlink()
+    ask = {"symbols": [symbol], "channels": ["trade"]}
+    header, payload = asked(archive, op="slice", after=0, **ask)
+    events = [orjson.loads(line) for part in payload for line in part.splitlines()]
+    (opened, *_) = (event for event in events if event["channel"] == "gap" and event["reason"] == "missing")
+    assert opened["state"] == "open"
+    assert (opened["first_seq"] <= file.first, opened["last_seq"] >= file.seq[1]) == (True, True)
+    trades = [event for event in events if event["channel"] == "trade"]
+    assert not any(file.first <= event["seq"] <= file.seq[1] for event in trades)
+    assert header["missing"] == [[1, 1000], [opened["first_seq"], opened["last_seq"]]]
+    gaps: Any = asked(archive, op="gaps", **ask)[0]["gaps"]
+    assert opened in gaps
+    intervals: Any = asked(archive, op="coverage", **ask)[0]["coverage"]
+    assert intervals
+    assert not any(each["first_seq"] < file.first and each["last_seq"] > file.seq[1] for each in intervals)
