@@ -215,9 +215,18 @@ def test_connection_when_it_sends_six_messages_in_a_second_then_is_ended(synthet
 
 
 def test_connection_when_it_wants_more_than_1024_streams_then_is_ended(synthetic: Standin) -> None:
-    client = synthetic.connect(subscribe=[f"s{number}@trade" for number in range(1024)])
+    names = [f"{number}@t" for number in range(1024)]
+    client = synthetic.connect(subscribe=names[:400])
+    for part in (names[400:800], names[800:]):
+        assert ask(client, {"method": "SUBSCRIBE", "params": part, "id": 1}) == {"result": None, "id": 1}
     client.send('{"method":"SUBSCRIBE","params":["one@more"],"id":2}')
     assert closing_code(client) == 1008
+
+
+def test_subscribe_frame_when_longer_than_4088_bytes_then_has_no_effect_and_no_answer(synthetic: Standin) -> None:
+    client = synthetic.connect()
+    client.send(json.dumps({"method": "SUBSCRIBE", "params": ["a" * 4_100], "id": 1}))
+    assert ask(client, {"method": "LIST_SUBSCRIPTIONS", "id": 2}) == {"result": [], "id": 2}
 
 
 def closing_code(client: websocket.WebSocket) -> int:
