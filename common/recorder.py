@@ -42,6 +42,7 @@ class Recorder:
         self.next = journal.next  # the number of the next record; behind the journal's while the disk is full
         self.published = journal.next - 1  # everything up to here was published
         self.backlog_bytes = 0
+        self.has_data = False  # whether the last runs brought market data
         self.unknown: Counter[str] = Counter()  # frames not understood, by sort
         self.weights = Weights(checkpoint_bytes)
         self._adapter, self._normaliser, self._journal = adapter, normaliser, journal
@@ -108,6 +109,7 @@ class Recorder:
                 lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
                 seq += 1
             self._weigh(works, payloads)
+        self.has_data = any(work is not None for work in works)
         self.next = seq
         self._commit(lines, works)
         return others

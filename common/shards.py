@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from .events import Reply
+from .events import SPARSE, Reply
 
 BACKOFF_FIRST_S = 0.1
 WINDOW_S = 300.0
+DATA_TIMEOUT_MAX_S = 3600.0
 TOO_BIG = 1009  # the close code for a message that is too long
 
 REFUSED_WAIT_S = 120.0
@@ -40,6 +41,7 @@ class Link:
     asked_at: dict[int, tuple[float, int]] = field(default_factory=dict)  # when each went out, before which record
     unanswered: dict[str, None] = field(default_factory=dict)  # streams whose request had no answer in time
     last_heard_at: float = 0.0
+    data_at: float | None = None  # when market data came last
     subscribed_at: float | None = None  # when everything had been agreed
     shuts_down: bool = False
 
@@ -82,6 +84,10 @@ class Link:
         """The streams that the exchange has refused."""
         return {name for _, names in self.refused for name in names}
 
+    def not_agreed(self) -> set[str]:
+        """The streams that are still to be asked for, wait for an answer, or were refused."""
+        return self.not_there().union(*self.to_subscribe, *self.asked.values())
+
     def answered(self, reply: Reply) -> list[str]:
         """What was asked for that an answer is about: that of its id, that which it names, or what waits longest."""
         names = self._about(reply)
@@ -113,6 +119,7 @@ class Shard:
     retry_at: float = 0.0
     attempts: int = 0
     replace_at: float = 0.0
+    in_vain: int = 0  # connections, one after the other, that brought no data
     most: int | None = None  # streams in a request, after requests that the exchange has ignored; None: as it allows
 
     def has_room(self, streams: Collection[str], limit: int, limit_bytes: int) -> bool:
@@ -131,11 +138,12 @@ class ShardPolicy:
         reconnect_after_s: float,
         overlap_s: float,
         backoff_max_s: float,
+        data_timeout_s: float,
         rng: random.Random,
     ) -> None:
         self._connects_max, self._connect_interval_s = connects_per_window, connect_interval_s
         self._reconnect_after_s, self._overlap_s, self._backoff_max_s = reconnect_after_s, overlap_s, backoff_max_s
-        self._rng = rng
+        self._data_timeout_s, self._rng = data_timeout_s, rng
         self._connects: deque[float] = deque()
 
     def may_connect(self, now: float, shard: Shard) -> bool:
@@ -192,6 +200,23 @@ class ShardPolicy:
             shard.attempts = 0
         self._back_off(now, shard)
 
+    def brings_nothing(self, now: float, shard: Shard, link: Link) -> bool:
+        """Whether a connection is open and answers, and none of its streams brings anything, for too long.
+
+        It is counted then; each further one is given twice the time, up to an hour: the market may be that quiet.
+        """
+        if link.subscribed_at is None:
+            return False
+        in_vain = shard.in_vain if link.data_at is None else 0
+        wait = max(self._data_timeout_s, min(self._data_timeout_s * 2.0 ** min(in_vain, 20), DATA_TIMEOUT_MAX_S))
+        if now - max(link.subscribed_at, link.data_at or 0.0) <= wait:
+            return False
+        waiting = link.not_agreed()
+        if all(channel in SPARSE or name in waiting for name, (channel, _) in shard.streams.items()):
+            return False
+        shard.in_vain = in_vain + 1
+        return True
+
     def learn(self, shard: Shard, link: Link, *, was_ignored: bool) -> None:
         """Halve the requests of the next connection where this one's had no answer."""
         if link.subscribed_at is not None:
@@ -209,6 +234,8 @@ class ShardPolicy:
             return False
         if live is None or now > fresh.subscribed_at + REFUSED_WAIT_S:
             return True
+        if fresh.data_at is None and live.data_at is not None and live.data_at > fresh.subscribed_at:
+            return False  # it brings nothing of what the live one brings
         return fresh.not_there() | fresh.unanswered.keys() <= live.not_there() | live.unanswered.keys()
 
     def switched(self, now: float, shard: Shard) -> Link | None:

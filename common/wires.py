@@ -57,6 +57,7 @@ class Wires:
             config.reconnect_after_s,
             config.overlap_s,
             config.backoff_max_s,
+            config.silence_s + config.idle_timeout_s,  # each stream is silent by then, and was asked for again
             random.Random(),
         )
         self._open: dict[int, tuple[Connection, Shard, Link]] = {}
@@ -87,6 +88,8 @@ class Wires:
         for connection, shard, link in sorted(self._open.values(), key=lambda each: each[2].next_send_at):
             if now - link.last_heard_at > self._config.idle_timeout_s:
                 self._lost(connection, shard, link, ConnectionLostError(SILENT))
+            elif self._policy.brings_nothing(now, shard, link):
+                self._lost(connection, shard, link, ConnectionLostError("no data"))
             elif now >= max(link.next_send_at, self._next_send_at):
                 self._send_next(now, connection, shard, link)
 
@@ -286,7 +289,10 @@ class Wires:
 
     def _record_runs(self, link: Link, runs: list[tuple[int, list[bytes]]], sort: bytes) -> None:
         if runs:
-            for message in self._recorder.runs(link.conn, runs, sort):
+            others = self._recorder.runs(link.conn, runs, sort)
+            if self._recorder.has_data:
+                link.data_at = self._now
+            for message in others:
                 self._take_message(link, message)
 
     def _take_rare(self, link: Link, ts: int, frame: Frame) -> ConnectionLostError | None:

@@ -22,7 +22,7 @@ def streams(symbol: str, count: int) -> dict[str, tuple[str, str]]:
 def policy(
     connects: int = 300, reconnect_after_s: float = 1000.0, overlap_s: float = 5.0, interval_s: float = 0.0
 ) -> ShardPolicy:
-    return ShardPolicy(connects, interval_s, reconnect_after_s, overlap_s, BACKOFF_MAX_S, random.Random(1))
+    return ShardPolicy(connects, interval_s, reconnect_after_s, overlap_s, BACKOFF_MAX_S, 360.0, random.Random(1))
 
 
 def link(conn: int, opened_at: float = 0.0) -> Link:

@@ -11,6 +11,7 @@ from common.normaliser import Normaliser
 from common.record import decode, encode
 from common.schedule import Silence
 from tests.pipeline import Live, Pipeline, events_of, until
+from tests.standin_client import standin
 from tests.test_exchanges import source_of
 
 FROM_REST = [name for name in exchanges.names() if exchanges.get(name).BOOK.snapshot == "rest"]
@@ -71,3 +72,38 @@ def test_of_440_streams_with_long_names_each_is_subscribed(make: Make) -> None:
 
     until(subscribed, "all streams are subscribed", 30.0)
     pipeline.stop()
+
+
+def test_bitstamp_that_goes_quiet_on_an_open_connection_is_asked_again_and_connected_anew(tmp_path: Path) -> None:
+    """A public finding: silent for 62 minutes, with the socket open and its heartbeats answered."""
+    source = source_of("bitstamp", tmp_path)
+    arguments = ("--recording", *source.paths, "--loop", "--speed", "20", "--ping-s", "1")
+    settings = {f"FEED__BITSTAMP__{key}": value for key, value in SHORT.items()}
+    with standin(*arguments, exchange="bitstamp") as server:
+        pipeline = Pipeline(tmp_path, server, ",".join(source.symbols), "bitstamp", **settings)
+        subscriber = Live(pipeline.endpoint)
+        try:
+            pipeline.start("feed")
+            until(lambda: len(subscriber.messages) > 50, "events come")
+            server.fault(do="mute")
+            first = server.status()["connections"][0]["conn"]
+            until(lambda: [each for each in events_of(subscriber.messages) if each.get("reason") == "silent"], "gaps")
+            until(lambda: b"bts:unsubscribe" in journal(pipeline), "the streams are asked for again")
+            until(lambda: b" closed: no data" in pipeline.log.read_bytes(), "the connection is replaced")
+            until(lambda: any(each["conn"] > first for each in server.status()["connections"]), "another one")
+            server.fault(do="unmute")
+            before = len(subscriber.messages)
+            until(lambda: len(subscriber.messages) > before + 50, "events come again")
+            gaps = [each for each in events_of(subscriber.messages) if each.get("reason") == "silent"]
+            assert {each["state"] for each in gaps} == {"open", "closed"}
+            pipeline.stop()
+        finally:
+            subscriber.close()
+            pipeline.end()
+
+
+SHORT = {"SILENCE_S": "2", "IDLE_TIMEOUT_S": "3", "BACKOFF_MAX_S": "0.5"}
+
+
+def journal(pipeline: Pipeline) -> bytes:
+    return b"".join(path.read_bytes() for path in pipeline.journal.glob("[0-9]*.records"))

@@ -84,7 +84,8 @@ def line(request: pytest.FixtureRequest) -> Iterator[tuple[str, Line]]:
     exchange: str = request.param
     adapter = exchanges.get(exchange)
     symbols = (UNKNOWN[exchange].format(1), KNOWN[exchange], *(UNKNOWN[exchange].format(number) for number in (2, 3)))
-    made = Line(exchange, symbols=symbols, channels=adapter.CHANNELS, candle_intervals=(adapter.CANDLE_DEFAULT,))
+    settings = {"channels": adapter.CHANNELS, "candle_intervals": (adapter.CANDLE_DEFAULT,)}
+    made = Line(exchange, symbols=symbols, silence_s=2.0 * HOUR_S, **settings)
     yield exchange, made
     made.end()
 
@@ -120,7 +121,7 @@ def test_a_wrong_symbol_costs_itself_alone_for_an_hour(
 def test_streams_that_are_silent_all_the_time_are_asked_for_again_within_what_okx_bears() -> None:
     """One in a second, asked for by itself, is 7,200 requests an hour: at 480 the exchange ends the connection."""
     symbols = tuple(f"A{number}-USDT" for number in range(60))
-    made = Line("okx", symbols=symbols, channels=("trade", "quote"))
+    made = Line("okx", symbols=symbols, channels=("trade", "quote"), silence_s=2.0 * HOUR_S)
     made.until(1)
     made.tick()
     hour = Hour("okx", made, *symbols)

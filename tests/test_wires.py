@@ -359,6 +359,9 @@ def served(line: Line, seconds: float, is_answered: Callable[[bytes], bool], *, 
     """
     seen, streams, session = 0, set[str](), -1
     for second in range(round(seconds)):
+        while not line.wires._open:  # made in a helper thread, which takes its time
+            line.tick()
+            time.sleep(0.001)
         for _ in range(20):
             line.tick()
             new, seen = line.of("out")[seen:], len(line.of("out"))
@@ -374,6 +377,8 @@ def served(line: Line, seconds: float, is_answered: Callable[[bytes], bool], *, 
                 line.says({"result": None, "id": request["id"]})
         with contextlib.suppress(BlockingIOError):
             line.servers[-1].recv(1 << 20)  # else its buffer is full at last
+        if not line.wires._open:
+            continue
         if (is_alive or streams) and second % 10 == 0:
             line.sends(frame(PING, b""))
     return streams
@@ -476,3 +481,51 @@ def test_what_an_exchange_said_last_is_recorded_though_it_is_gone_when_we_send(
     line.tick(1.0)
     assert [record.payload for record in line.of("in") if "op" not in record.head] == [b'{"one":1}', b'{"two":2}']
     assert line.of("in")[-1].seq < line.of("close")[0].seq
+
+
+def test_a_connection_that_answers_and_brings_no_data_is_replaced_ever_more_seldom(made: Callable[..., Line]) -> None:
+    """Its pongs kept it alive for ever. A market may be that quiet: so each is given twice the time."""
+    line = made(symbols=("S1",), channels=("trade",), silence_s=300.0, idle_timeout_s=60.0)
+    line.until(1)
+    served(line, 62 * 60, lambda _: True)
+    closed = [record.head["reason"] for record in line.of("close")]
+    assert closed == ["no data"] * 3, "after 6, 18 and 42 minutes"
+
+
+def test_a_connection_of_liquidations_alone_may_bring_nothing_for_long(made: Callable[..., Line]) -> None:
+    line = made(exchange="bybit-linear", symbols=("S1USDT",), channels=("liquidation",))
+    line.until(1)
+    for _ in range(62 * 6):
+        line.tick(10.0)
+        for record in line.of("out")[-1:]:
+            request = orjson.loads(record.payload or b"")
+            line.says({"success": True, "ret_msg": "", "req_id": request["req_id"], "op": request["op"]})
+    assert not line.of("close")
+
+
+def test_a_fresh_connection_that_brings_none_of_what_the_live_one_brings_does_not_take_over(
+    made: Callable[..., Line],
+) -> None:
+    line = made(symbols=("S1",), channels=("trade",), overlap_s=5.0)
+    line.until(1)
+
+    def agree() -> None:
+        line.tick(1.0)
+        line.says({"result": None, "id": line.asked()[-1]["id"]})
+
+    def trade(number: int, place: int) -> None:
+        data = {"e": "trade", "E": 1, "s": "S1", "t": number, "p": "1", "q": "1", "T": 1, "m": True}
+        line.says({"stream": "s1@trade", "data": data}, place)
+
+    agree()
+    trade(1, 0)
+    line.says({"e": "serverShutdown", "E": 1})
+    line.until(2)
+    agree()
+    for second in range(20):
+        line.tick(1.0)
+        trade(2 + second, 0)
+    assert not line.of("switch")
+    trade(21, 1)
+    line.tick(1.0)
+    assert line.of("switch")
