@@ -32,7 +32,8 @@ class Update(NamedTuple):
     """What an adapter reads out of a frame: one event but for its numbers.
 
     `first` and `last` are the exchange's ids that it covers (the same where it has one); of channels without an id,
-    the exchange's time, so that two connections can be put in order. `fields` are those of the event's channel.
+    the exchange's time, so that two connections can be put in order; 0 where neither is told. `fields` are those of
+    the event's channel.
     """
 
     channel: str

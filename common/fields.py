@@ -61,6 +61,37 @@ def maybe(value: object) -> str | None:
     return None if value is None else digits(value)
 
 
+def price(value: object) -> str | None:
+    """A price, or None where none is told: as `maybe`, and zero, by which exchanges write that there is none."""
+    told = maybe(value)
+    return None if told is not None and told[0] in "0." and float(told) == 0 else told
+
+
+def best(price_: object, amount: object) -> tuple[str | None, str | None]:
+    """The best price of a side and its amount: neither, where the price is zero."""
+    told = price(price_)
+    return (None, None) if told is None and price_ is not None and price_ != "" else (told, maybe(amount))
+
+
+def maybe_text(value: object) -> str | None:
+    """A text, or None where nothing is told: null or an empty one."""
+    return text(value) or None if value is not None else None
+
+
+def maybe_flag(value: object) -> bool | None:
+    """A flag, or None where nothing is told: null or an empty text."""
+    if value is None or value == "":
+        return None
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def maybe_whole(value: object) -> int | None:
+    """As `whole`, or None where nothing is told: null or an empty text."""
+    return None if value is None or value == "" else whole(value)
+
+
 def whole(value: object) -> int:
     """An integer, as a number or as a text of digits."""
     if type(value) is int:
@@ -77,6 +108,23 @@ def ns_of_ms(value: object) -> int:
 
 def ns_of_us(value: object) -> int:
     return _ns(whole(value) * NS_PER_US)
+
+
+def maybe_ms(value: object) -> int | None:
+    """As `ns_of_ms`, or None where no time is told: null, an empty text, or zero."""
+    return None if value is None or value == "" else ns_of_ms(value) or None
+
+
+def maybe_us(value: object) -> int | None:
+    """As `ns_of_us`, or None where no time is told: null, an empty text, or zero."""
+    return None if value is None or value == "" else ns_of_us(value) or None
+
+
+def maybe_iso(value: object) -> int | None:
+    """As `ns_of_iso`, or None where no time is told: null, an empty text, or the beginning of 1970 or of the year 1."""
+    if value is None or value == "" or (type(value) is str and value.startswith("0001-")):
+        return None
+    return ns_of_iso(value) or None
 
 
 def ns_of_iso(value: object) -> int:

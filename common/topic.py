@@ -114,6 +114,8 @@ class Topic:
         if self.keeps_all:
             if update.fields["type"] == "snapshot":
                 self.held.clear()
+        elif not update.last:
+            return  # nothing says whether the followed connection has told it
         elif self.id is not None and update.last <= self.id:
             self.overlaps = True
             if self.had(update):
@@ -135,6 +137,8 @@ class Topic:
 
         What is not remembered is told twice: better than that another one is not told at all.
         """
+        if not update.last:
+            return False
         if self.id is None or update.last != self.id or not self.shares:
             return self.id is not None and update.last <= self.id
         told = self._remembered()

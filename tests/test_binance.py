@@ -139,7 +139,7 @@ def test_levels_that_are_no_pairs_of_texts_are_not_understood(levels: bytes) -> 
 
 @pytest.mark.parametrize("key", ["f", "l", "a"])
 def test_ids_of_an_aggregate_that_are_no_numbers_are_not_understood(key: str) -> None:
-    for value in (None, "1", [1], True, 1.5):
+    for value in ("1", [1], True, 1.5, *([None] if key == "a" else [])):
         assert binance.parse({**orjson.loads(AGG_TRADE), key: value}) is None
 
 

@@ -74,7 +74,7 @@ def test_a_trade_and_a_delta_keep_the_digits_of_the_wire() -> None:
 
 def test_a_ticker_is_a_quote_and_a_ticker_and_what_was_never_traded_has_no_time() -> None:
     quote = {"bid_price": "105944.2", "bid_amount": "0.10000000", "ask_price": "105944.3", "ask_amount": "2"}
-    ticker = {"last": "105944.20", "open": None, "high": "106000.0", "low": "0", "volume": "1502.56400000"}
+    ticker = {"last": "105944.20", "open": None, "high": "106000.0", "low": None, "volume": "1502.56400000"}
     ticker["quote_volume"] = None
     updates = [Update("quote", SYMBOL, NS, NS, NS, quote), Update("ticker", SYMBOL, NS, NS, NS, ticker)]
     assert parsed(TICKER) == updates

@@ -11,7 +11,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
-from ..fields import levels, text
+from ..fields import best, levels, maybe, maybe_flag, maybe_whole, price, text
 
 NAME = "binance"
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
@@ -114,31 +114,32 @@ def parse(message: Any) -> Update | None:
 
 
 def trade(data: dict[str, Any]) -> Update:
-    trade_id, price, amount, symbol, time = data["t"], data["p"], data["q"], data["s"], data["T"]
+    trade_id, price, amount, symbol, time = data["t"], data["p"], data["q"], data["s"], data.get("T")
     if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
         raise TypeError
     fields = {"id": str(trade_id), "price": price, "amount": amount, "side": taker_side(data["m"])}
-    return _update(Update, ("trade", symbol, trade_id, trade_id, ns(time), fields))
+    return _update(Update, ("trade", symbol, trade_id, trade_id, maybe_ns(time), fields))
 
 
 def agg_trade(data: dict[str, Any]) -> Update:
     symbol, fields = data["s"], agg_fields(data)
     if type(symbol) is not str:
         raise TypeError
-    return Update("agg_trade", symbol, data["a"], data["a"], ns(data["T"]), fields)
+    return Update("agg_trade", symbol, data["a"], data["a"], maybe_ns(data.get("T")), fields)
 
 
 def agg_fields(data: dict[str, Any]) -> dict[str, Any]:
-    agg_id, first, last = data["a"], data["f"], data["l"]
-    if type(agg_id) is not int or type(first) is not int or type(last) is not int:
+    agg_id, ids = data["a"], (data.get("f"), data.get("l"))
+    if type(agg_id) is not int or not all(each is None or each == "" or type(each) is int for each in ids):
         raise TypeError
+    first, last = (str(each) if type(each) is int else None for each in ids)
     return {
         "id": str(agg_id),
         "price": text(data["p"]),
         "amount": text(data["q"]),
         "side": taker_side(data["m"]),
-        "first_id": str(first),
-        "last_id": str(last),
+        "first_id": first,
+        "last_id": last,
     }
 
 
@@ -148,45 +149,52 @@ def _book(data: dict[str, Any]) -> Update:
         raise TypeError
     bids, asks = levels(data["b"]), levels(data["a"])
     fields = {"type": "delta", "bids": bids, "asks": asks, "first_id": str(first), "last_id": str(last)}
-    return Update("book", symbol, first, last, ns(data["E"]), fields)
+    return Update("book", symbol, first, last, maybe_ns(data.get("E")), fields)
 
 
 def quote(data: dict[str, Any], time: int | None = None) -> Update:
     """Spot's `bookTicker` has neither `e` nor a time; `u` is of the same id space as the depth stream's."""
-    update_id, symbol = data["u"], data["s"]
-    bid, bid_amount, ask, ask_amount = data["b"], data["B"], data["a"], data["A"]
-    if type(update_id) is not int or type(symbol) is not str or type(bid) is not str or type(ask) is not str:
+    symbol = data["s"]
+    number = data.get("u")
+    bid, bid_amount, ask, ask_amount = data.get("b"), data.get("B"), data.get("a"), data.get("A")
+    if type(number) is not int or type(symbol) is not str:
+        number, symbol = maybe_whole(number) or 0, text(symbol)
+    if not bid or not ask or bid[0] == "0" or ask[0] == "0":  # else surely prices
+        bid, bid_amount, ask, ask_amount = *best(bid, bid_amount), *best(ask, ask_amount)
+    elif type(bid) is not str or type(ask) is not str:
         raise TypeError
-    if type(bid_amount) is not str or type(ask_amount) is not str:
-        raise TypeError
-    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
-    return _update(Update, ("quote", symbol, update_id, update_id, time, fields))
+    fields = {
+        "bid_price": bid,
+        "bid_amount": bid_amount if type(bid_amount) is str and bid_amount else maybe(bid_amount),
+        "ask_price": ask,
+        "ask_amount": ask_amount if type(ask_amount) is str and ask_amount else maybe(ask_amount),
+    }
+    return _update(Update, ("quote", symbol, number, number, time, fields))
 
 
 def ticker(data: dict[str, Any]) -> Update:
-    names = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l"), ("volume", "v"), ("quote_volume", "q"))
-    time = ns(data["E"])
-    return Update("ticker", text(data["s"]), time, time, time, {name: text(data[key]) for name, key in names})
+    prices, sums = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l")), (("volume", "v"), ("quote_volume", "q"))
+    time = maybe_ns(data.get("E"))
+    fields = {name: price(data.get(key)) for name, key in prices} | {name: maybe(data.get(key)) for name, key in sums}
+    return Update("ticker", text(data["s"]), time or 0, time or 0, time, fields)
 
 
 def candle(data: dict[str, Any]) -> Update:
-    candle, time = data["k"], ns(data["E"])
-    if type(candle["n"]) is not int or type(candle["x"]) is not bool:
-        raise TypeError
+    candle, time = data["k"], maybe_ns(data.get("E"))
     fields: dict[str, Any] = {
         "interval": text(candle["i"]),
         "open_ts": ns(candle["t"]),
-        "close_ts": ns(candle["T"]),
-        "open": text(candle["o"]),
-        "high": text(candle["h"]),
-        "low": text(candle["l"]),
-        "close": text(candle["c"]),
-        "volume": text(candle["v"]),
-        "quote_volume": text(candle["q"]),
-        "trades": candle["n"],
-        "closed": candle["x"],
+        "close_ts": maybe_ns(candle.get("T")),
+        "open": maybe(candle.get("o")),
+        "high": maybe(candle.get("h")),
+        "low": maybe(candle.get("l")),
+        "close": maybe(candle.get("c")),
+        "volume": maybe(candle.get("v")),
+        "quote_volume": maybe(candle.get("q")),
+        "trades": maybe_whole(candle.get("n")),
+        "closed": maybe_flag(candle.get("x")),
     }
-    return Update("candle", text(data["s"]), time, time, time, fields)
+    return Update("candle", text(data["s"]), time or 0, time or 0, time, fields)
 
 
 _READERS = {
@@ -238,7 +246,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         if parts.path.endswith("/historicalTrades"):
             return covering([_rest_trade(symbol, each) for each in data], int(query["fromId"][0]))
         if parts.path.endswith("/aggTrades"):
-            trades = [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
+            trades = [Update("agg_trade", symbol, t["a"], t["a"], maybe_ns(t.get("T")), agg_fields(t)) for t in data]
             return covering(trades, int(query["fromId"][0]))
         if parts.path.endswith("/exchangeInfo"):
             return understood(data["symbols"], _instrument)
@@ -266,7 +274,7 @@ def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:
         "amount": text(trade["qty"]),
         "side": taker_side(trade["isBuyerMaker"]),
     }
-    return Update("trade", symbol, trade_id, trade_id, ns(trade["time"]), fields)
+    return Update("trade", symbol, trade_id, trade_id, maybe_ns(trade.get("time")), fields)
 
 
 def taker_side(buyer_is_maker: object) -> str:
@@ -276,6 +284,11 @@ def taker_side(buyer_is_maker: object) -> str:
     if buyer_is_maker is False:
         return "buy"
     raise TypeError
+
+
+def maybe_ns(time: Any) -> int | None:
+    """As `ns`, or None where no time is told: null, an empty text, or zero."""
+    return None if time is None or time == "" else ns(time) or None
 
 
 def ns(time: Any) -> int:

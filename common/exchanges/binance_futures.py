@@ -14,9 +14,9 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
-from ..fields import day, digits, levels, text
+from ..fields import day, digits, levels, maybe, price, text
 from . import binance
-from .binance import agg_fields, agg_trade, candle, ns, quote, ticker, trade
+from .binance import agg_fields, agg_trade, candle, maybe_ns, ns, quote, ticker, trade
 
 VERSION = 4
 
@@ -99,7 +99,7 @@ def _parse(market: int, readers: dict[str, Any], message: Any) -> Parsed | None:
     try:
         data = message.get("data", message)
         if type(data) is dict:
-            kind, stream = data["e"], message.get("stream", "@depth@")
+            kind, stream = data["e"], message.get("stream") or "@depth@"
             if kind == "depthUpdate" and "@depth@" not in stream and _OTHER_BOOK.search(stream):
                 return None  # the best levels alone (`@depth20`), or a book with other orders (`@rpiDepth`)
             return readers[kind](data)  # type: ignore[no-any-return]  # all of them return Parsed
@@ -135,32 +135,32 @@ def _book(data: dict[str, Any]) -> Update:
         "last_id": str(last),
         "prev_id": str(before),
     }
-    return _update(Update, ("book", symbol, before + 1, last, ns(data["T"]), fields))
+    return _update(Update, ("book", symbol, before + 1, last, maybe_ns(data.get("T")), fields))
 
 
 def _quote(data: dict[str, Any]) -> Update:
-    return quote(data, ns(data["T"]))
+    return quote(data, maybe_ns(data.get("T")))
 
 
 def _mark(data: dict[str, Any]) -> Update | list[Update]:
     """`T` is when funding is next paid: 0 for contracts that are delivered, which have none."""
-    symbol, time, index = text(data["s"]), ns(data["E"]), data.get("i")
-    prices = {"mark_price": digits(data["p"]), "index_price": digits(index) if index else None}
-    mark = Update("mark", symbol, time, time, time, prices)
-    rate, following = data.get("r"), data.get("T")
-    if not rate or not following:
+    symbol, time = text(data["s"]), maybe_ns(data.get("E"))
+    prices = {"mark_price": maybe(data.get("p")), "index_price": maybe(data.get("i"))}
+    mark = Update("mark", symbol, time or 0, time or 0, time, prices)
+    rate, following = maybe(data.get("r")), maybe_ns(data.get("T"))
+    if rate is None or (following is None and "T" in data):
         return mark
-    funding = {"rate": digits(rate), "predicted_rate": None, "next_ts": ns(following)}
-    return [mark, Update("funding", symbol, time, time, time, funding)]
+    funding = {"rate": rate, "predicted_rate": None, "next_ts": following}
+    return [mark, Update("funding", symbol, time or 0, time or 0, time, funding)]
 
 
 def _liquidation(data: dict[str, Any]) -> Update:
     """The forced order, with its own side: SELL closes a long position. It has no id."""
     order = data["o"]
     side = {"BUY": "buy", "SELL": "sell"}[order["S"]]
-    time = ns(order["T"])
-    fields = {"id": None, "price": digits(order["p"]), "amount": digits(order["q"]), "side": side}
-    return Update("liquidation", text(order["s"]), time, time, time, fields)
+    time = maybe_ns(order.get("T"))
+    fields = {"id": None, "price": price(order.get("p")), "amount": digits(order["q"]), "side": side}
+    return Update("liquidation", text(order["s"]), time or 0, time or 0, time, fields)
 
 
 def _coin_ticker(data: dict[str, Any]) -> Update:
@@ -227,14 +227,14 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
         if parts.path.endswith("/depth"):
             if type(data["lastUpdateId"]) is not int:
                 return None
-            time = ns(data["T"]) if "T" in data else None
+            time = maybe_ns(data.get("T"))
             return Snapshot(symbol, data["lastUpdateId"], time, levels(data["bids"]), levels(data["asks"]))
         if parts.path.endswith("/aggTrades"):
-            return [Update("agg_trade", symbol, t["a"], t["a"], ns(t["T"]), agg_fields(t)) for t in data]
+            return [Update("agg_trade", symbol, t["a"], t["a"], maybe_ns(t.get("T")), agg_fields(t)) for t in data]
         if parts.path.endswith("/openInterest"):
-            time = ns(data["time"])
+            time = maybe_ns(data.get("time"))
             fields = {"open_interest": digits(data["openInterest"])}
-            return [Update("open_interest", text(data["symbol"]), time, time, time, fields)]
+            return [Update("open_interest", text(data["symbol"]), time or 0, time or 0, time, fields)]
         if parts.path.endswith("/exchangeInfo"):
             return understood(data["symbols"], _instrument)
     except FAULTS:

@@ -12,7 +12,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, instrument
-from ..fields import levels, ns_of_us, step, text, whole
+from ..fields import levels, maybe_us, maybe_whole, ns_of_us, step, text, whole
 
 NAME = "bitstamp"
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
@@ -95,11 +95,12 @@ def parse(message: Any) -> Update | None:
 
 def _trade(symbol: str, data: dict[str, Any]) -> Update:
     """Ids count the trades of all symbols. The numbers beside the texts are floats: 3651.3000000000002."""
-    trade_id, price, amount, kind = data["id"], data["price_str"], data["amount_str"], data["type"]
-    if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(kind) is not int:
+    trade_id, price, amount, kind = maybe_whole(data.get("id")), data["price_str"], data["amount_str"], data["type"]
+    if type(price) is not str or type(amount) is not str or type(kind) is not int:
         raise TypeError
-    fields = {"id": str(trade_id), "price": price, "amount": amount, "side": _SIDES[kind]}
-    return _update(Update, ("trade", symbol, trade_id, trade_id, ns_of_us(data["microtimestamp"]), fields))
+    own, number = None if trade_id is None else str(trade_id), trade_id or 0
+    fields = {"id": own, "price": price, "amount": amount, "side": _SIDES[kind]}
+    return _update(Update, ("trade", symbol, number, number, maybe_us(data.get("microtimestamp")), fields))
 
 
 _SIDES = {0: "buy", 1: "sell"}  # of the taker

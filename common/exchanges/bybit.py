@@ -14,7 +14,21 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Update, instrument, other_book
-from ..fields import day, levels, ns_of_ms, side, text
+from ..fields import (
+    best,
+    day,
+    digits,
+    levels,
+    maybe,
+    maybe_flag,
+    maybe_ms,
+    maybe_text,
+    maybe_whole,
+    ns_of_ms,
+    price,
+    side,
+    text,
+)
 
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
 
@@ -67,12 +81,12 @@ _TICKERS = {
     "funding": {"rate": "fundingRate", "predicted_rate": "", "next_ts": "nextFundingTime"},
     "open_interest": {"open_interest": "openInterest"},
 }
+_PRICES = frozenset({"lastPrice", "prevPrice24h", "highPrice24h", "lowPrice24h"})
 MERGED = {channel: tuple(names) for channel, names in _TICKERS.items()}
 """A `tickers` delta names what has changed: the normaliser adds what it has not."""
 
 _update = tuple.__new__  # as Update(…), in half the time: for what comes most
 _seq_of = itemgetter(2)
-_MS_MAX = 9_223_372_036_854  # the last ms that 64 bits of ns hold
 
 
 def _symbol_error(category: str, symbol: str) -> str | None:
@@ -149,24 +163,29 @@ def _trades(symbol: str, message: dict[str, Any]) -> Update | list[Update]:
 
 def _trade(symbol: str, trade: dict[str, Any]) -> Update:
     """Until 2025 trades had no `seq`: they are put in order by their time."""
-    trade_id, price, amount, taker, time, seq = (
-        trade["i"], trade["p"], trade["v"], trade["S"], trade["T"], trade.get("seq", trade["T"]),
-    )  # fmt: skip
-    if type(trade_id) is not str or type(price) is not str or type(amount) is not str or type(seq) is not int:
+    trade_id, price, amount, taker, time = (
+        maybe_text(trade.get("i")),
+        trade["p"],
+        trade["v"],
+        trade["S"],
+        trade.get("T"),
+    )
+    if type(price) is not str or type(amount) is not str or not price or not amount:
         raise TypeError
-    if trade["s"] != symbol or type(time) is not int or not 0 <= time <= _MS_MAX:
+    if (trade.get("s") or symbol) != symbol:
         raise ValueError
+    ts, seq = maybe_ms(time), maybe_whole(trade.get("seq")) or maybe_whole(time) or 0
     fields = {"id": trade_id, "price": price, "amount": amount, "side": side(taker, buy="Buy", sell="Sell")}
     if trade.get("BT") is True:
         fields["type"] = "block"
-    return _update(Update, ("trade", symbol, seq, seq, time * 1_000_000, fields))
+    return _update(Update, ("trade", symbol, seq, seq, ts, fields))
 
 
 def _book(symbol: str, message: dict[str, Any]) -> Update:
     """A delta, or a snapshot, which may come at any time; `u` is 1 where the service began anew: a snapshot too."""
     data, kind = message["data"], message["type"]
     last = data["u"]
-    if type(last) is not int or data["s"] != symbol or (kind != "delta" and kind != "snapshot"):
+    if type(last) is not int or (data.get("s") or symbol) != symbol or (kind != "delta" and kind != "snapshot"):
         raise ValueError
     kind = "snapshot" if last == 1 else kind
     fields = {"type": kind, "bids": levels(data["b"]), "asks": levels(data["a"]), "last_id": str(last)}
@@ -181,27 +200,25 @@ def _other_book(depth: int, symbol: str, message: dict[str, Any]) -> Update:
 def _quote(symbol: str, message: dict[str, Any]) -> Update:
     """The first level, always whole: sent again after 3 s without a change. Ordered by `seq`, which outlives `u`."""
     data = message["data"]
-    seq, bids, asks = data["seq"], levels(data["b"]), levels(data["a"])
-    if type(seq) is not int or data["s"] != symbol or message["type"] != "snapshot":
+    seq, bids, asks = maybe_whole(data.get("seq")) or 0, levels(data.get("b") or []), levels(data.get("a") or [])
+    if (data.get("s") or symbol) != symbol or (message.get("type") or "snapshot") != "snapshot":
         raise ValueError
-    bid_price, bid_amount = bids[0] if bids else (None, None)
-    ask_price, ask_amount = asks[0] if asks else (None, None)
+    bid_price, bid_amount = best(*bids[0]) if bids else (None, None)
+    ask_price, ask_amount = best(*asks[0]) if asks else (None, None)
     fields = {"bid_price": bid_price, "bid_amount": bid_amount, "ask_price": ask_price, "ask_amount": ask_amount}
     return _update(Update, ("quote", symbol, seq, seq, _book_time(message), fields))
 
 
-def _book_time(message: dict[str, Any]) -> int:
+def _book_time(message: dict[str, Any]) -> int | None:
     """`cts` is the matching engine's time, `ts` that of the message."""
-    time = message["cts"] if "cts" in message else message["ts"]
-    if type(time) is not int or not 0 <= time <= _MS_MAX:
-        raise ValueError
-    return time * 1_000_000
+    return maybe_ms(message.get("cts")) or maybe_ms(message.get("ts"))
 
 
 def _tickers(symbol: str, message: dict[str, Any]) -> Update | list[Update]:
     """A snapshot tells everything; a delta what has changed: of our channels perhaps nothing, which is said as such."""
-    data, time, kind = message["data"], ns_of_ms(message["ts"]), message["type"]
-    if data["symbol"] != symbol or (kind != "delta" and kind != "snapshot"):
+    data, time, kind = message["data"], maybe_ms(message.get("ts")), message["type"]
+    number = time or 0
+    if (data.get("symbol") or symbol) != symbol or (kind != "delta" and kind != "snapshot"):
         raise ValueError
     found: list[Update] = []
     for channel, names in _TICKERS.items():
@@ -211,15 +228,15 @@ def _tickers(symbol: str, message: dict[str, Any]) -> Update | list[Update]:
         elif kind == "snapshot":
             continue  # there is no such thing, as funding of a dated future
         if fields:
-            found.append(Update(channel, symbol, time, time, time, fields))
-    return found if len(found) > 1 else found[0] if found else Update("ticker", symbol, time, time, time, {})
+            found.append(Update(channel, symbol, number, number, time, fields))
+    return found if len(found) > 1 else found[0] if found else Update("ticker", symbol, number, number, time, {})
 
 
 def _told(key: str, value: object) -> str | int | None:
-    """An empty text is nothing; a time of zero is none."""
+    """An empty text is nothing; a time or a price of zero is none."""
     if key == "nextFundingTime":
-        return ns_of_ms(value) or None if value != "" else None
-    return text(value) or None
+        return maybe_ms(value)
+    return price(value) if key in _PRICES else maybe(value)
 
 
 def _candles(symbol: str, message: dict[str, Any]) -> list[Update]:
@@ -227,23 +244,21 @@ def _candles(symbol: str, message: dict[str, Any]) -> list[Update]:
 
 
 def _candle(symbol: str, candle: dict[str, Any]) -> Update:
-    time = ns_of_ms(candle["timestamp"])
-    if type(candle["confirm"]) is not bool:
-        raise TypeError
+    time = maybe_ms(candle.get("timestamp"))
     fields: dict[str, Any] = {
         "interval": text(candle["interval"]),
         "open_ts": ns_of_ms(candle["start"]),
-        "close_ts": ns_of_ms(candle["end"]),
-        "open": text(candle["open"]),
-        "high": text(candle["high"]),
-        "low": text(candle["low"]),
-        "close": text(candle["close"]),
-        "volume": text(candle["volume"]),
-        "quote_volume": text(candle["turnover"]),
+        "close_ts": maybe_ms(candle.get("end")),
+        "open": maybe(candle.get("open")),
+        "high": maybe(candle.get("high")),
+        "low": maybe(candle.get("low")),
+        "close": maybe(candle.get("close")),
+        "volume": maybe(candle.get("volume")),
+        "quote_volume": maybe(candle.get("turnover")),
         "trades": None,
-        "closed": candle["confirm"],
+        "closed": maybe_flag(candle.get("confirm")),
     }
-    return Update("candle", symbol, time, time, time, fields)
+    return Update("candle", symbol, time or 0, time or 0, time, fields)
 
 
 def _liquidations(symbol: str, message: dict[str, Any]) -> list[Update]:
@@ -252,12 +267,12 @@ def _liquidations(symbol: str, message: dict[str, Any]) -> list[Update]:
 
 def _liquidation(symbol: str, data: dict[str, Any]) -> Update:
     """`S` is the position's side: who held a long one (Buy) was sold out. `p` is the price of bankruptcy."""
-    time = ns_of_ms(data["T"])
-    if data["s"] != symbol:
+    time = maybe_ms(data.get("T"))
+    if (data.get("s") or symbol) != symbol:
         raise ValueError
     taker = side(data["S"], buy="Sell", sell="Buy")
-    fields = {"id": None, "price": text(data["p"]), "amount": text(data["v"]), "side": taker}
-    return Update("liquidation", symbol, time, time, time, fields)
+    fields = {"id": None, "price": price(data.get("p")), "amount": digits(data["v"]), "side": taker}
+    return Update("liquidation", symbol, time or 0, time or 0, time, fields)
 
 
 def _some(updates: list[Update]) -> list[Update]:

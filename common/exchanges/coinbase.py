@@ -12,7 +12,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
-from ..fields import levels, maybe, ns_of_iso, text
+from ..fields import best, levels, maybe, maybe_iso, maybe_whole, price, text
 
 NAME = "coinbase"
 VERSION = 4
@@ -142,11 +142,11 @@ def _match(data: dict[str, Any]) -> Update:
     if type(trade_id) is not int or type(price) is not str or type(amount) is not str or type(symbol) is not str:
         raise TypeError
     fields = {"id": str(trade_id), "price": price, "amount": amount, "side": _TAKER[data["side"]]}
-    return _update(Update, ("trade", symbol, trade_id, trade_id, ns_of_iso(data["time"]), fields))
+    return _update(Update, ("trade", symbol, trade_id, trade_id, maybe_iso(data.get("time")), fields))
 
 
 def _delta(data: dict[str, Any]) -> Update:
-    symbol, ts = data["product_id"], _time(data.get("time"))
+    symbol, ts = data["product_id"], maybe_iso(data.get("time"))
     bids: list[list[str]] = []
     asks: list[list[str]] = []
     if type(symbol) is not str:
@@ -168,7 +168,7 @@ def _delta(data: dict[str, Any]) -> Update:
 
 
 def _snapshot(data: dict[str, Any]) -> Update:
-    ts = _time(data.get("time"))
+    ts = maybe_iso(data.get("time"))
     fields = {"type": "snapshot", "bids": _levels(data["bids"]), "asks": _levels(data["asks"])}
     return Update("book", text(data["product_id"]), ts or 0, ts or 0, ts, fields)
 
@@ -180,20 +180,16 @@ def _levels(value: object) -> list[list[str]]:
 
 def _ticker(data: dict[str, Any]) -> list[Update]:
     """`sequence` grows with each event of the product, most of which are not sent. No time before the first trade."""
-    symbol, sequence, ts = text(data["product_id"]), data["sequence"], _time(data.get("time"))
-    if type(sequence) is not int:
-        raise TypeError
-    quote_ = {
-        "bid_price": maybe(data.get("best_bid")),
-        "bid_amount": maybe(data.get("best_bid_size")),
-        "ask_price": maybe(data.get("best_ask")),
-        "ask_amount": maybe(data.get("best_ask_size")),
-    }
+    symbol, ts = text(data["product_id"]), maybe_iso(data.get("time"))
+    sequence = maybe_whole(data.get("sequence")) or 0
+    bid, bid_amount = best(data.get("best_bid"), data.get("best_bid_size"))
+    ask, ask_amount = best(data.get("best_ask"), data.get("best_ask_size"))
+    quote_ = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
     ticker = {
-        "last": maybe(data.get("price")),
-        "open": maybe(data.get("open_24h")),
-        "high": maybe(data.get("high_24h")),
-        "low": maybe(data.get("low_24h")),
+        "last": price(data.get("price")),
+        "open": price(data.get("open_24h")),
+        "high": price(data.get("high_24h")),
+        "low": price(data.get("low_24h")),
         "volume": maybe(data.get("volume_24h")),
         "quote_volume": None,
     }
@@ -215,11 +211,6 @@ _READERS: dict[str, Any] = {
     "ticker": _ticker,
     "status": _status,
 }
-
-
-def _time(value: object) -> int | None:
-    """ns; None where none is told, or the year 1, which stands for none."""
-    return None if value is None or (type(value) is str and value.startswith("0001-")) else ns_of_iso(value)
 
 
 def request(action: Action, depth: int) -> Request:

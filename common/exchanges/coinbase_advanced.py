@@ -11,7 +11,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, spot
-from ..fields import maybe, ns_of_iso, text, whole
+from ..fields import best, maybe, maybe_iso, price, text, whole
 from .coinbase import symbol_error as symbol_error
 
 NAME = "coinbase-advanced"
@@ -114,10 +114,10 @@ def parse(message: Any) -> Update | list[Update] | None:
 
 
 def _book(message: dict[str, Any]) -> list[Update]:
-    return [_levels(event, message["timestamp"]) for event in message["events"]]
+    return [_levels(event, message.get("timestamp")) for event in message["events"]]
 
 
-def _levels(event: dict[str, Any], sent: str) -> Update:
+def _levels(event: dict[str, Any], sent: object) -> Update:
     """Absolute amounts. Asks are called `offer`."""
     bids: list[list[str]] = []
     asks: list[list[str]] = []
@@ -134,9 +134,9 @@ def _levels(event: dict[str, Any], sent: str) -> Update:
             raise ValueError
     if type(symbol) is not str:
         raise TypeError
-    ts = (ns_of_iso(updates[-1]["event_time"]) if updates else 0) or ns_of_iso(sent)  # 1970 stands for none
+    ts = (maybe_iso(updates[-1].get("event_time")) if updates else None) or maybe_iso(sent)
     fields = {"type": _BOOK_TYPES[event["type"]], "bids": bids, "asks": asks}
-    return _update(Update, ("book", symbol, ts, ts, ts, fields))
+    return _update(Update, ("book", symbol, ts or 0, ts or 0, ts, fields))
 
 
 _BOOK_TYPES = {"snapshot": "snapshot", "update": "delta"}
@@ -157,40 +157,38 @@ def _trade(data: dict[str, Any]) -> Update:
     if str(number) != trade_id or not 0 <= number < _INT64_MAX:
         raise ValueError
     fields = {"id": trade_id, "price": price, "amount": amount, "side": _SIDES[data["side"]]}
-    return _update(Update, ("trade", symbol, number, number, ns_of_iso(data["time"]), fields))
+    return _update(Update, ("trade", symbol, number, number, maybe_iso(data.get("time")), fields))
 
 
 def _tickers(message: dict[str, Any]) -> list[Update]:
-    ts = ns_of_iso(message["timestamp"])
+    ts = maybe_iso(message.get("timestamp"))
     return [
         update for event in message["events"] for ticker in event["tickers"] for update in _quote_and_ticker(ticker, ts)
     ]
 
 
-def _quote_and_ticker(data: dict[str, Any], ts: int) -> tuple[Update, Update]:
+def _quote_and_ticker(data: dict[str, Any], ts: int | None) -> tuple[Update, Update]:
     symbol = text(data["product_id"])
-    quote = {
-        "bid_price": maybe(data.get("best_bid")),
-        "bid_amount": maybe(data.get("best_bid_quantity")),
-        "ask_price": maybe(data.get("best_ask")),
-        "ask_amount": maybe(data.get("best_ask_quantity")),
-    }
+    bid, bid_amount = best(data.get("best_bid"), data.get("best_bid_quantity"))
+    ask, ask_amount = best(data.get("best_ask"), data.get("best_ask_quantity"))
+    quote = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
     ticker = {
-        "last": maybe(data.get("price")),
+        "last": price(data.get("price")),
         "open": None,
-        "high": maybe(data.get("high_24_h")),
-        "low": maybe(data.get("low_24_h")),
+        "high": price(data.get("high_24_h")),
+        "low": price(data.get("low_24_h")),
         "volume": maybe(data.get("volume_24_h")),
         "quote_volume": None,
     }
-    return Update("quote", symbol, ts, ts, ts, quote), Update("ticker", symbol, ts, ts, ts, ticker)
+    number = ts or 0
+    return Update("quote", symbol, number, number, ts, quote), Update("ticker", symbol, number, number, ts, ticker)
 
 
 def _candles(message: dict[str, Any]) -> list[Update]:
     """Five minutes each, in the order of their beginnings; the first frame has the last hundred of a product."""
-    ts = ns_of_iso(message["timestamp"])
+    ts = maybe_iso(message.get("timestamp"))
     candles = [
-        _candle(candle, ts, is_past=event["type"] == "snapshot")
+        _candle(candle, ts, is_past=event.get("type") == "snapshot")
         for event in message["events"]
         for candle in event["candles"]
     ]
@@ -198,7 +196,7 @@ def _candles(message: dict[str, Any]) -> list[Update]:
     return candles
 
 
-def _candle(data: dict[str, Any], ts: int, *, is_past: bool) -> Update:
+def _candle(data: dict[str, Any], ts: int | None, *, is_past: bool) -> Update:
     """Those that a subscription begins with are ordered by their ends: what ended before the last one told is known."""
     open_ts = whole(data["start"]) * 10**9
     if not 0 <= open_ts <= _INT64_MAX:
@@ -207,16 +205,16 @@ def _candle(data: dict[str, Any], ts: int, *, is_past: bool) -> Update:
         "interval": "5m",
         "open_ts": open_ts,
         "close_ts": None,
-        "open": text(data["open"]),
-        "high": text(data["high"]),
-        "low": text(data["low"]),
-        "close": text(data["close"]),
-        "volume": text(data["volume"]),
+        "open": maybe(data.get("open")),
+        "high": maybe(data.get("high")),
+        "low": maybe(data.get("low")),
+        "close": maybe(data.get("close")),
+        "volume": maybe(data.get("volume")),
         "quote_volume": None,
         "trades": None,
         "closed": None,
     }
-    last = min(open_ts + _CANDLE_NS, ts) if is_past else ts
+    last = min(open_ts + _CANDLE_NS, ts or _INT64_MAX) if is_past else ts or 0
     return Update("candle", text(data["product_id"]), last, last, ts, fields)
 
 

@@ -14,7 +14,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Reply, Request, Snapshot, Update, other_book, spot
-from ..fields import digits, loads_exact, maybe, ns_of_ms, pairs, step, text, whole
+from ..fields import best, digits, loads_exact, maybe, maybe_ms, ns_of_ms, pairs, price, step, text, whole
 
 NAME = "htx"
 VERSION = 4
@@ -45,7 +45,6 @@ BOOK = BookRule("request", "exact", DEPTH, stream_depth=DEPTH)
 _TOPICS = {"trade": "trade.detail", "book": f"mbp.{DEPTH}", "quote": "bbo", "ticker": "detail"}
 _SIDES = frozenset({"buy", "sell"})
 _ID_MAX = 10**18  # below it 64 bits hold an id and what is added to it
-_TIME_MAX = 9_223_372_036_854
 _GZIP = 31  # zlib's word for it, with the largest window
 _update = tuple.__new__  # as Update(…), in half the time: for what comes most
 
@@ -146,31 +145,25 @@ def _trades(symbol: str, _message: Any, tick: Any) -> Update | list[Update]:
 
 
 def _trade(symbol: str, trade: Any) -> Update:
-    number, price, amount, time, side = (
-        trade["tradeId"],
-        trade["price"],
-        trade["amount"],
-        trade["ts"],
-        trade["direction"],
-    )
-    if type(number) is not int or not 0 <= number < _ID_MAX or type(time) is not int or not 0 <= time <= _TIME_MAX:
+    number, price, amount, side = trade["tradeId"], trade["price"], trade["amount"], trade["direction"]
+    if type(number) is not int or not 0 <= number < _ID_MAX:
         raise TypeError
     if side not in _SIDES:
         raise ValueError
     fields = {
-        "id": digits(trade["id"]),
-        "price": price if type(price) is str else digits(price),
-        "amount": amount if type(amount) is str else digits(amount),
+        "id": maybe(trade.get("id")),
+        "price": price if type(price) is str and price else digits(price),
+        "amount": amount if type(amount) is str and amount else digits(amount),
         "side": side,
     }
-    return _update(Update, ("trade", symbol, number, number, time * 1_000_000, fields))
+    return _update(Update, ("trade", symbol, number, number, maybe_ms(trade.get("ts")), fields))
 
 
 def _delta(symbol: str, message: Any, tick: Any) -> Update:
-    last, before, time = tick["seqNum"], tick["prevSeqNum"], message["ts"]
-    if type(last) is not int or type(before) is not int or type(time) is not int:
+    last, before = tick["seqNum"], tick["prevSeqNum"]
+    if type(last) is not int or type(before) is not int:
         raise TypeError
-    if not 0 <= before <= last < _ID_MAX or not 0 <= time <= _TIME_MAX:
+    if not 0 <= before <= last < _ID_MAX:
         raise ValueError
     fields = {
         "type": "delta",
@@ -179,7 +172,7 @@ def _delta(symbol: str, message: Any, tick: Any) -> Update:
         "last_id": str(last),
         "prev_id": str(before),
     }
-    return _update(Update, ("book", symbol, before + 1, last, time * 1_000_000, fields))
+    return _update(Update, ("book", symbol, before + 1, last, maybe_ms(message.get("ts")), fields))
 
 
 def _levels(value: Any) -> list[list[str]]:
@@ -198,8 +191,8 @@ def _levels(value: Any) -> list[list[str]]:
 
 
 def _checked(read: list[list[str]]) -> list[list[str]]:
-    for price, _ in read:
-        if not float(price) >= 0:
+    for level in read:
+        if not float(level[0]) >= 0:
             raise ValueError
     return read
 
@@ -213,7 +206,7 @@ def _whole_book(symbol: str, message: Any, tick: Any) -> Update:
         "asks": _levels(tick["asks"]),
         "last_id": str(number),
     }
-    return other_book(Update("book", symbol, number, number, ns_of_ms(tick["ts"]), fields), 0)
+    return other_book(Update("book", symbol, number, number, maybe_ms(tick.get("ts")), fields), 0)
 
 
 def _requested(message: Any) -> Snapshot | None:
@@ -222,52 +215,53 @@ def _requested(message: Any) -> Snapshot | None:
         return None
     data = message["data"]
     bids, asks = _levels(data["bids"]), _levels(data["asks"])
-    time = ns_of_ms(message["ts"]) if "ts" in message else None
+    time = maybe_ms(message.get("ts"))
     return Snapshot(symbol, _id(data["seqNum"]), time, bids, asks)  # type: ignore[arg-type]  # pairs, as JSON has them
 
 
 def _quote(symbol: str, _message: Any, tick: Any) -> Update:
-    number, time = _id(tick["seqId"]), ns_of_ms(tick["quoteTime"])
-    fields = {
-        "bid_price": maybe(tick["bid"]),
-        "bid_amount": maybe(tick["bidSize"]),
-        "ask_price": maybe(tick["ask"]),
-        "ask_amount": maybe(tick["askSize"]),
-    }
+    number, time = _maybe_id(tick.get("seqId")) or 0, maybe_ms(tick.get("quoteTime"))
+    bid, bid_amount = best(tick.get("bid"), tick.get("bidSize"))
+    ask, ask_amount = best(tick.get("ask"), tick.get("askSize"))
+    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
     return _update(Update, ("quote", symbol, number, number, time, fields))
 
 
 def _ticker(symbol: str, message: Any, tick: Any) -> Update:
     """The last 24 hours; `amount` is in the base asset, `vol` in the quote asset."""
-    time = ns_of_ms(message["ts"])
+    time = maybe_ms(message.get("ts"))
     fields = {
-        "last": digits(tick["close"]),
-        "open": digits(tick["open"]),
-        "high": digits(tick["high"]),
-        "low": digits(tick["low"]),
-        "volume": digits(tick["amount"]),
-        "quote_volume": digits(tick["vol"]),
+        "last": price(tick.get("close")),
+        "open": price(tick.get("open")),
+        "high": price(tick.get("high")),
+        "low": price(tick.get("low")),
+        "volume": maybe(tick.get("amount")),
+        "quote_volume": maybe(tick.get("vol")),
     }
-    return Update("ticker", symbol, time, time, time, fields)
+    return Update("ticker", symbol, time or 0, time or 0, time, fields)
 
 
 def _candle(interval: str, symbol: str, message: Any, tick: Any) -> Update:
     """`id` is when it begins, in seconds. Whether it has ended is not told."""
-    time = ns_of_ms(message["ts"])
+    time = maybe_ms(message.get("ts"))
     fields = {
         "interval": interval,
         "open_ts": ns_of_ms(_id(tick["id"]) * 1000),
         "close_ts": None,
-        "open": digits(tick["open"]),
-        "high": digits(tick["high"]),
-        "low": digits(tick["low"]),
-        "close": digits(tick["close"]),
-        "volume": digits(tick["amount"]),
-        "quote_volume": digits(tick["vol"]),
-        "trades": _id(tick["count"]),
+        "open": maybe(tick.get("open")),
+        "high": maybe(tick.get("high")),
+        "low": maybe(tick.get("low")),
+        "close": maybe(tick.get("close")),
+        "volume": maybe(tick.get("amount")),
+        "quote_volume": maybe(tick.get("vol")),
+        "trades": _maybe_id(tick.get("count")),
         "closed": None,
     }
-    return Update("candle", symbol, time, time, time, fields)
+    return Update("candle", symbol, time or 0, time or 0, time, fields)
+
+
+def _maybe_id(value: object) -> int | None:
+    return None if value is None or value == "" else _id(value)
 
 
 def _id(value: object) -> int:

@@ -6,7 +6,6 @@ Source of every rule here: docs.kraken.com/api, Spot WebSocket v2 and Spot REST,
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from zlib import crc32
@@ -16,7 +15,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BEST, BookRule, RankedBook
 from ..events import Action, Reply, Request, Update, spot
-from ..fields import digits, loads_exact, ns_of_iso, side, step, text
+from ..fields import best, digits, loads_exact, maybe_iso, maybe_whole, ns_of_iso, price, side, step, text
 
 NAME = "kraken"
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
@@ -80,12 +79,13 @@ def _best(side: dict[str, str], prices: list[str]) -> bytes:
 
 def _agrees(book: RankedBook, fields: dict[str, Any]) -> bool:
     """CRC32 over the best ten asks, then bids: price and amount of each without point and leading zeros."""
+    if (checksum := fields.get("checksum")) is None:
+        return True
     if book.best_asks is None:
         book.best_asks = _best(book.asks, book.ask_prices)
     if book.best_bids is None:
         book.best_bids = _best(book.bids, book.bid_prices)
-    checksum: int = fields["checksum"]
-    return crc32(book.best_bids, crc32(book.best_asks)) == checksum
+    return bool(crc32(book.best_bids, crc32(book.best_asks)) == checksum)
 
 
 BOOK = BookRule("stream", "none", depth=BOOK_DEPTH, check=_agrees)
@@ -193,17 +193,18 @@ def _trade(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
     if type(symbol) is not str or type(trade_id) is not int or (taker != "buy" and taker != "sell"):
         raise TypeError
     fields = {"id": str(trade_id), "price": _number(data["price"]), "amount": _number(data["qty"]), "side": taker}
-    return (_update(Update, ("trade", symbol, trade_id, trade_id, ns_of_iso(data["timestamp"]), fields)),)
+    return (_update(Update, ("trade", symbol, trade_id, trade_id, maybe_iso(data.get("timestamp")), fields)),)
 
 
 def _book(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
     """There is no number: a delta is known by its time, and proven by its checksum. A snapshot may have no time."""
-    symbol, checksum, stamp = data["symbol"], data["checksum"], data.get("timestamp")
-    if type(symbol) is not str or type(checksum) is not int or not 0 <= checksum < 1 << 32:
+    symbol, checksum, time = data["symbol"], maybe_whole(data.get("checksum")), maybe_iso(data.get("timestamp"))
+    if type(symbol) is not str or not 0 <= (checksum or 0) < 1 << 32:
         raise TypeError
-    time = None if stamp is None else ns_of_iso(stamp)
     bids, asks = _levels(data["bids"]), _levels(data["asks"])
-    fields = {"type": _TYPES[message["type"]], "bids": bids, "asks": asks, "checksum": checksum}
+    fields: dict[str, Any] = {"type": _TYPES[message["type"]], "bids": bids, "asks": asks}
+    if checksum is not None:
+        fields["checksum"] = checksum
     return (_update(Update, ("book", symbol, time or 0, time or 0, time, fields)),)
 
 
@@ -220,24 +221,28 @@ def _levels(value: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _ticker(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update, Update]:
-    """The best prices and the last day's. Of what was never traded the time is 1970."""
-    symbol, time = text(data["symbol"]), ns_of_iso(data["timestamp"])
-    bid, bid_amount, ask, ask_amount, last, high, low, volume = map(_number, _of_ticker(data))
+    """The best prices and the last day's. Of what was never traded the prices are 0 and the time is 1970."""
+    symbol, time = text(data["symbol"]), maybe_iso(data.get("timestamp"))
+    told = dict(zip(_OF_TICKER, map(_maybe_number, map(data.get, _OF_TICKER)), strict=True))
+    bid, bid_amount = best(told["bid"], told["bid_qty"])
+    ask, ask_amount = best(told["ask"], told["ask_qty"])
     quote = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
-    ticker = {"last": last, "open": None, "high": high, "low": low, "volume": volume, "quote_volume": None}
+    last, high, low = price(told["last"]), price(told["high"]), price(told["low"])
+    ticker = {"last": last, "open": None, "high": high, "low": low, "volume": told["volume"], "quote_volume": None}
+    number = time or 0
     return (
-        _update(Update, ("quote", symbol, time, time, time or None, quote)),
-        _update(Update, ("ticker", symbol, time, time, time or None, ticker)),
+        _update(Update, ("quote", symbol, number, number, time, quote)),
+        _update(Update, ("ticker", symbol, number, number, time, ticker)),
     )
 
 
 def _candle(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
     """Nothing says that a candle is closed: the next one does. The frame's time is that of the change."""
-    minutes, trades, opened = data["interval"], data["trades"], ns_of_iso(data["interval_begin"])
-    if type(minutes) is not int or type(trades) is not int:
+    minutes, opened = data["interval"], ns_of_iso(data["interval_begin"])
+    if type(minutes) is not int:
         raise TypeError
-    time = ns_of_iso(message["timestamp"]) if "timestamp" in message else None
-    first, high, low, close, volume = map(_number, _of_candle(data))
+    time = maybe_iso(message.get("timestamp"))
+    first, high, low, close, volume = map(_maybe_number, map(data.get, _OF_CANDLE))
     fields: dict[str, Any] = {
         "interval": str(minutes),
         "open_ts": opened,
@@ -248,15 +253,15 @@ def _candle(message: dict[str, Any], data: dict[str, Any]) -> tuple[Update]:
         "close": close,
         "volume": volume,
         "quote_volume": None,
-        "trades": trades,
+        "trades": maybe_whole(data.get("trades")),
         "closed": None,
     }
     last = opened if time is None else time
     return (Update("candle", text(data["symbol"]), last, last, time, fields),)
 
 
-_of_ticker = itemgetter("bid", "bid_qty", "ask", "ask_qty", "last", "high", "low", "volume")
-_of_candle = itemgetter("open", "high", "low", "close", "volume")
+_OF_TICKER = ("bid", "bid_qty", "ask", "ask_qty", "last", "high", "low", "volume")
+_OF_CANDLE = ("open", "high", "low", "close", "volume")
 
 _READERS: dict[str, _Reader] = {"trade": _trade, "book": _book, "ticker": _ticker, "ohlc": _candle}
 
@@ -268,6 +273,10 @@ def _number(value: object) -> str:
     if not (value.replace(".", "", 1).isdecimal() or float(value) >= 0):  # the first, quick, is true of nearly all
         raise ValueError
     return value
+
+
+def _maybe_number(value: object) -> str | None:
+    return None if value is None or value == "" else _number(value)
 
 
 def request(action: Action, depth: int) -> Request:

@@ -14,7 +14,7 @@ import orjson
 from ..adapter import DEFAULTS, FAULTS, understood
 from ..book import Book, BookRule
 from ..events import INDEX, Action, Parsed, Reply, Request, Snapshot, Update
-from ..fields import NS_PER_MS, digits, maybe, ns_of_ms, text
+from ..fields import best, digits, maybe, maybe_ms, maybe_whole, ns_of_ms, price, text
 from . import okx_instruments
 from .okx_instruments import DERIVATIVES, SPOT, has_funding, index_of, instrument_of, sort_of
 
@@ -192,31 +192,28 @@ def parse(message: Any) -> Parsed | None:
 def _trade(_message: Any, _arg: Any, data: Any) -> Update:
     """Trades of one taker at one price in one: `tradeId` is the last of `count` ids."""
     trade_id, price, amount, symbol, side = data["tradeId"], data["px"], data["sz"], data["instId"], data["side"]
-    last, time = int(trade_id), int(data["ts"]) * NS_PER_MS
+    last, time = int(trade_id), maybe_ms(data.get("ts"))
     if type(price) is not str or type(amount) is not str or type(symbol) is not str or side not in _SIDES:
         raise TypeError
-    if str(last) != trade_id or not 0 <= last < _ID_MAX or not 0 <= time < _TIME_END:
+    if str(last) != trade_id or not 0 <= last < _ID_MAX or not price or not amount:
         raise ValueError
-    first = last
-    if "count" in data:
-        first = last - int(data["count"]) + 1
-        if not -1 <= first <= last:
-            raise ValueError
+    count = data.get("count")
+    first = last if count is None or count == "" else last - int(count) + 1
+    if not -1 <= first <= last:
+        raise ValueError
     fields = {"id": trade_id, "price": price, "amount": amount, "side": side}
     return _update(Update, ("trade", symbol, first, last, time, fields))
 
 
-_TIME_END = 1 << 63
-
-
 def _book(message: Any, arg: Any, data: Any) -> Update:
     """A frame without `seqId`, as recorded until 2022, has only its checksum: its ids always go on."""
-    action, symbol, time = message["action"], arg["instId"], int(data["ts"]) * NS_PER_MS
-    last, before = (data["seqId"], data["prevSeqId"]) if "seqId" in data else (0, 0)
-    check = data.get("checksum")
-    if type(symbol) is not str or type(last) is not int or type(before) is not int or not 0 <= time < _TIME_END:
+    action, symbol, time = message["action"], arg["instId"], maybe_ms(data.get("ts"))
+    is_linked = data.get("seqId") not in (None, "")
+    last, before = (data["seqId"], data["prevSeqId"]) if is_linked else (0, 0)
+    check = maybe_whole(data.get("checksum"))
+    if type(symbol) is not str or type(last) is not int or type(before) is not int:
         raise TypeError
-    if not 0 <= last < _ID_MAX or not -1 <= before < _ID_MAX or (check is not None and type(check) is not int):
+    if not 0 <= last < _ID_MAX or not -1 <= before < _ID_MAX:
         raise ValueError
     if action not in _ACTIONS:
         raise ValueError
@@ -227,7 +224,7 @@ def _book(message: Any, arg: Any, data: Any) -> Update:
             raise TypeError
     bids, asks = [level[:2] for level in bids], [level[:2] for level in asks]
     fields: dict[str, Any] = {"type": "delta" if action == "update" else "snapshot", "bids": bids, "asks": asks}
-    if "seqId" in data:
+    if is_linked:
         fields["last_id"], fields["prev_id"] = str(last), str(before)
     if check is not None:
         fields["checksum"] = check
@@ -239,80 +236,83 @@ _ACTIONS = frozenset({"snapshot", "update"})
 
 def _ticker(_message: Any, _arg: Any, data: Any) -> list[Update]:
     """Both the best bid and ask, and the last 24 hours. Volumes of derivatives are contracts, and base currency."""
-    symbol, time = text(data["instId"]), ns_of_ms(data["ts"])
-    quote = {name: maybe(data[key]) for name, key in _QUOTE_FIELDS}
-    ticker = {name: maybe(data[key]) for name, key in _TICKER_FIELDS}
-    ticker["quote_volume"] = maybe(data["volCcy24h"]) if data["instType"] == SPOT else None
+    symbol, time, get = text(data["instId"]), maybe_ms(data.get("ts")), data.get
+    bid, bid_amount = best(get("bidPx"), get("bidSz"))
+    ask, ask_amount = best(get("askPx"), get("askSz"))
+    quote = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
+    ticker = {name: price(get(key)) for name, key in _TICKER_PRICES}
+    ticker["volume"] = maybe(get("vol24h"))
+    ticker["quote_volume"] = maybe(get("volCcy24h")) if (get("instType") or sort_of(symbol)) == SPOT else None
+    number = time or 0
     return [
-        _update(Update, ("quote", symbol, time, time, time, quote)),
-        _update(Update, ("ticker", symbol, time, time, time, ticker)),
+        _update(Update, ("quote", symbol, number, number, time, quote)),
+        _update(Update, ("ticker", symbol, number, number, time, ticker)),
     ]
 
 
-_QUOTE_FIELDS = (("bid_price", "bidPx"), ("bid_amount", "bidSz"), ("ask_price", "askPx"), ("ask_amount", "askSz"))
-_TICKER_FIELDS = (("last", "last"), ("open", "open24h"), ("high", "high24h"), ("low", "low24h"), ("volume", "vol24h"))
+_TICKER_PRICES = (("last", "last"), ("open", "open24h"), ("high", "high24h"), ("low", "low24h"))
 
 
 def _candle(_message: Any, arg: Any, data: Any) -> Update:
     """`[time, open, high, low, close, volume, …, in quote currency, confirm]`; it has no time of its own."""
-    opened, closed = ns_of_ms(data[0]), data[8]
-    if closed not in ("0", "1"):
-        raise ValueError
+    opened, closed = ns_of_ms(data[0]), _CLOSED[data[8] if len(data) > 8 else None]
     fields = {
         "interval": text(arg["channel"]).removeprefix("candle"),
         "open_ts": opened,
         "close_ts": None,
-        "open": digits(data[1]),
-        "high": digits(data[2]),
-        "low": digits(data[3]),
-        "close": digits(data[4]),
-        "volume": digits(data[5]),
-        "quote_volume": digits(data[7]),
+        "open": maybe(data[1]),
+        "high": maybe(data[2]),
+        "low": maybe(data[3]),
+        "close": maybe(data[4]),
+        "volume": maybe(data[5]),
+        "quote_volume": maybe(data[7]) if len(data) > 7 else None,
         "trades": None,
-        "closed": closed == "1",
+        "closed": closed,
     }
-    last = opened + int(closed)  # the end of a candle comes after what it was on its way
+    last = opened + (closed is True)  # the end of a candle comes after what it was on its way
     return Update("candle", text(arg["instId"]), last, last, None, fields)
 
 
+_CLOSED = {"0": False, "1": True, "": None, None: None}
+
+
 def _funding(_message: Any, _arg: Any, data: Any) -> Update:
-    due = ns_of_ms(data["fundingTime"])
-    time = ns_of_ms(data["ts"]) if data.get("ts") else None
+    due, time = maybe_ms(data.get("fundingTime")), maybe_ms(data.get("ts"))
     fields = {
-        "rate": digits(data["fundingRate"]),
+        "rate": maybe(data.get("fundingRate")),
         "predicted_rate": maybe(data.get("nextFundingRate")),
         "next_ts": due,
     }
-    last = due if time is None else time
+    last = (due if time is None else time) or 0
     return Update("funding", text(data["instId"]), last, last, time, fields)
 
 
 def _mark(_message: Any, _arg: Any, data: Any) -> Update:
-    time, fields = ns_of_ms(data["ts"]), {"mark_price": digits(data["markPx"])}
-    return Update("mark", text(data["instId"]), time, time, time, fields)
+    time, fields = maybe_ms(data.get("ts")), {"mark_price": digits(data["markPx"])}
+    return Update("mark", text(data["instId"]), time or 0, time or 0, time, fields)
 
 
 def _index(_message: Any, _arg: Any, data: Any) -> Update:
     """The index by which derivatives of a pair are settled: its name is that of the spot symbol."""
-    time, fields = ns_of_ms(data["ts"]), {"index_price": digits(data["idxPx"])}
-    return Update(INDEX, text(data["instId"]), time, time, time, fields)
+    time, fields = maybe_ms(data.get("ts")), {"index_price": digits(data["idxPx"])}
+    return Update(INDEX, text(data["instId"]), time or 0, time or 0, time, fields)
 
 
 def _open_interest(_message: Any, _arg: Any, data: Any) -> Update:
     """In contracts."""
-    time = ns_of_ms(data["ts"])
-    return Update("open_interest", text(data["instId"]), time, time, time, {"open_interest": digits(data["oi"])})
+    time, fields = maybe_ms(data.get("ts")), {"open_interest": digits(data["oi"])}
+    return Update("open_interest", text(data["instId"]), time or 0, time or 0, time, fields)
 
 
 def _liquidations(_message: Any, _arg: Any, data: Any) -> list[Update]:
     """Orders that close a position by force: `side` is the order's, the taker's; `bkPx` the bankruptcy price."""
     symbol, found = text(data["instId"]), []
     for detail in data["details"]:
-        side, time = detail["side"], ns_of_ms(detail["ts"])
+        side, time = detail["side"], maybe_ms(detail.get("ts"))
         if side not in _SIDES:
             raise ValueError
-        fields = {"id": None, "price": maybe(detail["bkPx"]), "amount": digits(detail["sz"]), "side": side}
-        found.append(Update("liquidation", symbol, time, time, time, fields))
+        fields = {"id": None, "price": price(detail.get("bkPx")), "amount": digits(detail["sz"]), "side": side}
+        found.append(Update("liquidation", symbol, time or 0, time or 0, time, fields))
     return found
 
 
