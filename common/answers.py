@@ -28,6 +28,7 @@ from .errors import ArchivistError
 from .events import Update, body
 from .naming import may_be_name, meant
 from .normaliser import Normaliser
+from .output import time_text
 from .pages import Header, Pages
 from .reader import Reader
 from .record import RecordError
@@ -251,7 +252,10 @@ def _book(exchange: Exchange, request: requests.Book, complete: int) -> Answer:
     state = normaliser.symbols.get(symbol)
     of_topic = state.channels.get("book") if state is not None else None
     if state is None or of_topic is None or not state.sync.synced:
-        message = f"no book of {symbol} is in step at record {at}: `coverage` says when there is one"
+        moment = f"record {at}" if request.at is None else time_text(request.at)
+        message = (
+            f"the order book of {symbol} is not in sync at {moment}; `coverage` lists the intervals in which it is"
+        )
         raise refusal("no_book", message)
     bids, asks = state.sync.book.top(request.depth)
     header = {

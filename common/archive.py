@@ -13,7 +13,8 @@ from zlib import crc32
 import orjson
 
 from .disk import Disk, make_durable_dir, set_aside
-from .mending import examine, gone, missing, repair, sealed_records, when
+from .mending import examine, gone, lacks, missing, repair, sealed_records, when
+from .mending import whole_to as copied_to
 from .open_file import OpenFile, take_up
 from .record import RecordError, decode, is_record, seq_of, whole_lines
 from .storage import (
@@ -30,6 +31,7 @@ from .storage import (
     open_files,
     read_archived,
     sealed_lines,
+    standing_lines,
     symbol_dirs,
     sync_manifest,
     write_archived,
@@ -77,6 +79,7 @@ class ArchiveWriter:
         self._fsynced = self._highest = 0
         self._new_dirs: set[Path] = set()
         self._last_ts = 0
+        self._is_copy = False
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +94,10 @@ class ArchiveWriter:
         if not archived.known:
             self.position, whole_to = self._position_without_archived(journal_front)
             self._fsynced = 0
+        elif archived.inode not in (0, self._disk.inode(self._directory)):
+            self._report(f"{self._directory} is a copy: looking for what it lacks")
+            whole_to = copied_to(self._disk, self._directory)
+            self._is_copy = True
         went_back = self._mend(archived, journal_front, whole_to) or archived.highest > archived.complete
         if other_boot or went_back:  # of what lies beyond, not all may be there: it comes again in its order
             self._forget_beyond(self.position)  # or what is cut now would look damaged after a kill
@@ -129,6 +136,8 @@ class ArchiveWriter:
         damages = []
         for path in open_files(self._disk, self._directory):
             known = synced.get(str(path.relative_to(self._directory)))
+            if self._is_copy and known is not None and self._disk.size(path) < known.size:
+                known = None  # it was copied before that was told
             if (damage := examine(self._disk, path, known, self.position, journal_front)) is not None:
                 damages.append(damage)
         lost_files = [name for name in synced if self._is_gone(self._directory / name)]
@@ -147,7 +156,7 @@ class ArchiveWriter:
         return went_back
 
     def _is_gone(self, path: Path) -> bool:
-        sealed = path.name.removesuffix(OPEN) in sealed_lines(self._disk, path.parent)
+        sealed = path.name.removesuffix(OPEN) in standing_lines(self._disk, path.parent)
         return not sealed and not self._disk.exists(path)
 
     def _lower(self, lost: list[tuple[int, int]], journal_front: int | None) -> bool:
@@ -158,7 +167,10 @@ class ArchiveWriter:
             if last >= front:
                 self.position = min(self.position, max(first, front) - 1)
         gone_for_good = [(first, min(last, front - 1)) for first, last in lost if first < front]
-        if gone_for_good:
+        if gone_for_good and self._is_copy:
+            for symbol, lacked in lacks(self._disk, self._directory, gone_for_good).items():
+                append_holes(self._disk, self._directory, [lacked], "not copied", self._last_ts, symbol)
+        elif gone_for_good:
             append_holes(self._disk, self._directory, gone_for_good, "damaged", self._last_ts)
         self._fsynced = min(self._fsynced, self.position)
         return self.position < before
@@ -175,7 +187,7 @@ class ArchiveWriter:
         """Take up a symbol's `.open` files: the newest goes on (of the `current`, where given), the others are full."""
         found: list[OpenFile] = []
         for month in month_dirs(self._disk, symbol_dir):
-            sealed = sealed_lines(self._disk, month)
+            sealed = standing_lines(self._disk, month)
             for line in sealed.values():
                 records = sealed_records(self._disk, month, line, self.position)
                 self._held.update((seq_of(record), crc32(record)) for record in records)

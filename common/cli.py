@@ -155,6 +155,9 @@ def _add_verify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("directory", type=Path, metavar="DIR", help="the storage directory, or that of one exchange")
     sub.add_argument("exchanges", nargs="*", metavar="EXCHANGE", help="only these (default: all)")
     sub.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    sub.add_argument(
+        "--deep", action="store_true", help="walk all events too: what coverage, gaps and bars claim must hold"
+    )
     default = min(4, os.cpu_count() or 1)
     jobs = f"files that are decompressed at a time (default: {default})"
     sub.add_argument("--jobs", type=count, default=default, metavar="N", help=jobs)
@@ -208,7 +211,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == "verify":
         from . import cli_storage
 
-        return cli_storage.verify(args.directory, args.exchanges, args.jobs, as_json=args.json)
+        return cli_storage.verify(args.directory, args.exchanges, args.jobs, as_json=args.json, deep=args.deep)
     if args.command == "export":
         from . import cli_export
 

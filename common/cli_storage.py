@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
+from . import exchanges
 from . import verify as proof
+from .adapter import Adapter
+from .deep import prove
 from .disk import Disk
 from .output import aligned
 from .process import EXIT_OK, ConfigError
@@ -38,8 +41,8 @@ def exchange_dirs(directory: Path, wanted: Sequence[str]) -> list[Path]:
 # -- verify --------------------------------------------------------------------------------------------------------
 
 
-def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool) -> int:
-    reports = [_verified(path, jobs) for path in exchange_dirs(directory, wanted)]
+def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool, deep: bool = False) -> int:
+    reports = [_verified(path, jobs, deep=deep) for path in exchange_dirs(directory, wanted)]
     if not any(report.files or report.findings for report in reports):
         raise ConfigError(f"{directory}: no records are archived in it yet: nothing to verify")
     whole = all(report.is_whole for report in reports)
@@ -52,9 +55,12 @@ def verify(directory: Path, wanted: Sequence[str], jobs: int, *, as_json: bool) 
     return EXIT_OK if whole else EXIT_DAMAGED
 
 
-def _verified(path: Path, jobs: int) -> proof.Report:
+def _verified(path: Path, jobs: int, *, deep: bool) -> proof.Report:
     with Progress(path.name, "files") as shown:
-        return proof.verify(path, jobs, lambda _, done, files: shown.update(done, files))
+        report = proof.verify(path, jobs, lambda _, done, files: shown.update(done, files))
+    if deep and report.is_whole:  # what the files hold must stand before their events can
+        report.findings += prove(path, cast(Adapter, exchanges.get(path.name)))
+    return report
 
 
 def _print_report(report: proof.Report) -> None:

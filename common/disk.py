@@ -59,6 +59,10 @@ class Disk:
     def size(self, path: Path) -> int:
         return path.stat().st_size
 
+    def inode(self, path: Path) -> int:
+        """Which file or directory this is: a copy is another one, whatever its name."""
+        return path.stat().st_ino
+
     def mtime_ns(self, path: Path) -> int:
         return path.stat().st_mtime_ns
 

@@ -336,7 +336,7 @@ def _neighbours(rest: bytes) -> tuple[int | None, int | None]:
 def _hole(line: dict[str, Any]) -> Missing:
     first, last = line["hole"]
     ts_recv = line.get("ts_recv")
-    return Missing(first, last, None, str(line.get("reason")), ts_recv, ts_recv)
+    return Missing(first, last, line.get("symbol"), str(line.get("reason")), ts_recv, ts_recv)
 
 
 class OpenIndex:

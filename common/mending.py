@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from .codec import CodecError, decompress
 from .disk import Disk, free_name, set_aside
 from .record import RecordError, decode, is_record, seq_of, whole_lines
-from .storage import OPEN, month_dirs, sealed_lines, symbol_dirs
+from .storage import NO_SYMBOL, OPEN, decode_symbol, month_dirs, sealed_lines, standing_lines, symbol_dirs
 from .synced import Facts, proved
+
+RECENT_NS = 3600 * 10**9
 
 
 class Damage(NamedTuple):
@@ -87,6 +89,40 @@ def missing(
     return [*found, (last + 1, position)] if last < position else found
 
 
+def whole_to(disk: Disk, directory: Path) -> int:
+    """The number up to which a copy has everything for sure: where the first of its symbols ends.
+
+    It was made while the archive was written, each file at another moment. A symbol that was recorded to the end has a
+    checkpoint within `RECENT_NS` of it.
+    """
+    ends = [end for symbol_dir in symbol_dirs(disk, directory) if (end := _end_of(disk, symbol_dir)) is not None]
+    newest = max((ts for _, ts in ends), default=0)
+    return min((seq for seq, ts in ends if ts >= newest - RECENT_NS), default=0)
+
+
+def lacks(disk: Disk, directory: Path, ranges: list[tuple[int, int]]) -> dict[str | None, tuple[int, int]]:
+    """What each symbol of a copy (None: of no symbol) may lack of some ranges: what lies behind its last record."""
+    found: dict[str | None, tuple[int, int]] = {}
+    for symbol_dir in symbol_dirs(disk, directory):
+        last, _ = _end_of(disk, symbol_dir) or (0, 0)
+        behind = [(max(first, last + 1), upto) for first, upto in ranges if upto > last]
+        if behind:
+            symbol = None if symbol_dir.name == NO_SYMBOL else decode_symbol(symbol_dir.name)
+            found[symbol] = behind[0][0], behind[-1][1]
+    return found
+
+
+def _end_of(disk: Disk, symbol_dir: Path) -> tuple[int, int] | None:
+    """Number and `ts_recv` (ns) of a symbol's last record; None where it has none."""
+    ends = []
+    for month in month_dirs(disk, symbol_dir)[-2:]:
+        ends += [(int(line["seq"][1]), int(line["ts_recv"][1])) for line in standing_lines(disk, month).values()]
+        for name in [name for name in disk.names(month) if name.endswith(OPEN)]:
+            lines = [line for line in whole_lines(disk.read(month / name))[0][-1:] if is_record(line)]
+            ends += [(seq_of(line), decode(line).ts_recv) for line in lines]
+    return max(ends, default=None)
+
+
 def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) -> Iterator[bytes]:
     """The records above a number that a sealed file holds, by its manifest line; none of damaged blocks."""
     if line["seq"][1] <= after or not disk.exists(month / line["file"]):
@@ -129,7 +165,7 @@ def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], No
 def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, list[bytes]]) -> Iterator[bytes]:
     """Every whole record above a number in an exchange's files."""
     for month in (month for symbol in symbol_dirs(disk, directory) for month in month_dirs(disk, symbol)):
-        sealed = sealed_lines(disk, month)
+        sealed = standing_lines(disk, month)
         for line in sealed.values():
             yield from sealed_records(disk, month, line, after)
         for path in (month / name for name in disk.names(month) if name.endswith(OPEN)):

@@ -87,7 +87,7 @@ class Observed:
             else:
                 self._add(span, first, ts if event.get("ts_to") is None else event["ts_to"], number)
             return
-        if event.get("reason") == "restart":  # ends all that were open before it
+        if event.get("reason") in ("restart", "unsubscribed"):  # takes the place of all that were open before it
             self.close_all(key, ts)
         if len(span.open) < KEPT_MAX:  # who follows on over holes may open some for ever; one is enough
             span.open.setdefault(number, first)

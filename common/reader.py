@@ -94,12 +94,12 @@ class Reader:
     def missing(self, symbols: Sequence[str]) -> list[Missing]:
         """What the archive held of some symbols, and of no symbol, and does not hold any more, by their numbers.
 
-        Holes that a manifest names are among them: those concern every symbol.
+        Holes that a manifest names are among them: most concern every symbol.
         """
         key = tuple(symbols)
         if self._seen is not None and key in self._gone:
             return self._gone[key]
-        found = [*self._listing.holes()]
+        found = [hole for hole in self._listing.holes() if hole.symbol is None or hole.symbol in symbols]
         for symbol in (None, *symbols):
             found += self._listing.missing(symbol)
         found.sort(key=lambda each: (each.first, each.last))

@@ -59,6 +59,7 @@ class Archived:
     processes: dict[str, Any] = field(default_factory=dict)
     known: bool = False  # whether a file was there
     highest: int = 0  # the highest number that the archive ever took: it never goes back
+    inode: int = 0  # of the directory that it was written in; 0: not told
 
     def trusted(self, boot_id: str) -> int:
         """How far the files are complete for who reads on this boot: a power loss may take what was not synced."""
@@ -71,7 +72,8 @@ def read_archived(disk: Disk, directory: Path) -> Archived:
         data = checked.loads(disk.read(directory / ARCHIVED))
         complete, fsynced = int(data["complete"]), int(data["fsynced"])
         highest = max(complete, fsynced, int(data.get("highest", 0)))
-        return Archived(complete, fsynced, str(data["boot_id"]), data.get("processes", {}), True, highest)
+        boot, inode = str(data["boot_id"]), int(data.get("inode", 0))
+        return Archived(complete, fsynced, boot, data.get("processes", {}), True, highest, inode)
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return Archived()
 
@@ -83,6 +85,7 @@ def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: 
         "highest": archived.highest,
         "boot_id": archived.boot_id,
         "processes": archived.processes,
+        "inode": disk.inode(directory),
     }
     replace(disk, directory / ARCHIVED, checked.dumps(data), durable=durable)
 
@@ -123,6 +126,11 @@ def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):  # `verify` names it
             lines += [decoded] if isinstance(decoded := checked.loads(line), dict) else []
     return lines
+
+
+def standing_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
+    """The same, of the files that are there: a copy may have the line and not the file."""
+    return {name: line for name, line in sealed_lines(disk, month).items() if disk.exists(month / line["file"])}
 
 
 def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
@@ -187,10 +195,13 @@ def append_hole(disk: Disk, directory: Path, first: int, last: int, reason: str,
     append_holes(disk, directory, [(first, last)], reason, ts_recv)
 
 
-def append_holes(disk: Disk, directory: Path, ranges: list[tuple[int, int]], reason: str, ts_recv: int) -> None:
-    """Name several, at once."""
+def append_holes(
+    disk: Disk, directory: Path, ranges: list[tuple[int, int]], reason: str, ts_recv: int, symbol: str | None = None
+) -> None:
+    """Name several, at once. With `symbol`, records of it alone are missing."""
     month, _ = file_stem(NO_SYMBOL, ts_recv)
-    lines = [{"hole": [first, last], "reason": reason, "ts_recv": ts_recv} for first, last in ranges]
+    of_symbol = {"symbol": symbol} if symbol is not None else {}
+    lines = [{"hole": [first, last], "reason": reason, "ts_recv": ts_recv, **of_symbol} for first, last in ranges]
     make_durable_dir(disk, directory / NO_SYMBOL / month)
     append_manifest(disk, directory / NO_SYMBOL / month, *lines)
 

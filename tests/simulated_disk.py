@@ -227,6 +227,9 @@ class SimDisk(Disk):
             return len(directory.entries)
         return len(self.system.file(path).data)
 
+    def inode(self, path: Path) -> int:
+        return 1
+
     def mtime_ns(self, path: Path) -> int:
         if (directory := self.system.dirs.get(str(path))) is not None:
             return directory.changed
