@@ -105,16 +105,17 @@ class BookSync:
         self.stream_last = 0
         self.book = self.rule.book()
 
-    def snapshot(self, snapshot: Snapshot) -> list[Update] | None:
+    def snapshot(self, snapshot: Snapshot, *, is_current: bool = False) -> list[Update] | None:
         """Take a snapshot: the held deltas that go on from it, or None where it does not fit (ask again).
 
-        It must not be older than the first delta; older deltas are dropped; the first of the rest must
-        contain the id after the snapshot's. Where a delta names the id before it, a snapshot of just that one fits too.
+        `is_current`: it was asked for while the subscription was live, so that it is the book where no delta has come.
+        It must not be older than the first delta; older deltas are dropped; the first of the rest must contain the id
+        after the snapshot's. Where a delta names the id before it, a snapshot of just that one fits too.
         """
         self.asked = False
-        if self.id is not None or not self.held:
+        if self.id is not None or not (self.held or is_current):
             return None
-        if snapshot.last < self.held[0].first - (self.rule.link == "exact"):
+        if self.held and snapshot.last < self.held[0].first - (self.rule.link == "exact"):
             return None
         following = [delta for delta in self.held if not self._is_in(delta, snapshot.last)]
         if following and following[0].first > snapshot.last + 1 and self.rule.link != "none":

@@ -30,6 +30,8 @@ RETRY_MAX_S = 60.0
 FORGET_S = 120.0  # a book that was asked for so long ago, and came, begins its back-off anew
 BODY_LOGGED_BYTES = 200
 UNREAD_NAMED = 5
+QUIET_S = 5.0  # a book without a delta for so long is asked for: no delta may ever come
+QUIET_AGAIN_S = 30.0
 
 
 def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) -> tuple[str, ...]:
@@ -74,6 +76,9 @@ class Errands:
         self._inquiries: dict[str, list[str]] = {}  # the symbols that a path asks about, until it is answered
         self._failed_inquiries = 0
         self._renewals: dict[str, tuple[float, int]] = {}  # books asked for on the socket: when next, how often so far
+        self._quiet: dict[str, int] = {}  # books asked for without a delta: the connection that was subscribed by then
+        self._quiet_at: dict[str, float] = {}  # when such a book may be asked for again
+        self._quiet_due = 0.0
         self._symbols: list[str] = []
         self._unread: set[str] = set()  # instruments that were told not to be understood
         self._inquire_at = 0.0
@@ -121,6 +126,9 @@ class Errands:
             state = self._normaliser.symbols.get(symbol)
             if at <= now and state is not None and state.sync.asked and self._wires.renew_book(symbol):
                 self._renewals[symbol] = (now + self._config.rest_timeout_s + _pause_s(times), times + 1)
+        if now >= self._quiet_due:
+            self._quiet_due = now + 1.0
+            self._ask_quiet_books(now)
         for channel, poll in self._polls.items():
             for polled in poll.due(now):
                 if polled is not None:
@@ -138,6 +146,20 @@ class Errands:
             payload = orjson.dumps({"state": "open", "reason": "poll: no answer"})
             self._recorder.record(self._stamp(), "gap", channel=action.channel, symbol=action.symbol, payload=payload)
         self._polled[action] = told is not None
+
+    def _ask_quiet_books(self, now: float) -> None:
+        """Ask for the books of symbols that are subscribed to and have brought no delta yet."""
+        if self._adapter.BOOK.snapshot != "rest" or "book" not in self._config.channels:
+            return
+        for symbol, conn in self._wires.carrying("book", now - QUIET_S).items():
+            state = self._normaliser.symbols.get(symbol)
+            if state is None or "book" not in state.channels or now < self._quiet_at.get(symbol, 0.0):
+                continue
+            if not (state.sync.synced or state.sync.asked or state.sync.held):
+                state.sync.asked = True
+                self._quiet[symbol], self._quiet_at[symbol] = conn, now + QUIET_AGAIN_S
+                self._normaliser.actions.append(Action("snapshot", "book", symbol))
+        self.ask(now)
 
     def _deliver(self, answer: Answer) -> None:
         """Called in the REST thread."""
@@ -157,6 +179,10 @@ class Errands:
             said = f"status {answer.status} {answer.body[:BODY_LOGGED_BYTES].decode(errors='replace')!r}"
             log.warning("%s %s: %s", self._exchange, answer.request.path, answer.error or said)
         channel, symbol = (answer.action.channel, answer.action.symbol) if answer.action else (None, None)
+        if answer.action is not None and answer.action.kind == "snapshot":
+            conn = self._quiet.pop(answer.action.symbol, None)
+            if conn is not None and self._wires.carrying("book", time.monotonic()).get(answer.action.symbol) == conn:
+                head["subscribed"] = conn
         payload = None if answer.error else answer.body
         self._recorder.record(self._stamp(), "rest", channel=channel, symbol=symbol, head=head, payload=payload)
         if answer.action is None:

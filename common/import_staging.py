@@ -41,6 +41,7 @@ SEAL_BYTES = 256 * 1024**2
 """Records that wait to be sealed, many files at a time: in processes where there are several cores."""
 CHECKPOINT_S = 300
 TICK_NS = 1_000_000_000
+QUIET_NS = 5 * TICK_NS  # a book that waits so long for a delta is recorded without one
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,25 @@ class Staging:
         else:
             self._answer(item, channel, symbol)
 
-    def _answer(self, item: Item, channel: str | None, symbol: str | None) -> None:
-        head = {"url": item.url, "status": 200}
+    def _answer(self, item: Item, channel: str | None, symbol: str | None, conn: int | None = None) -> None:
+        head: dict[str, Any] = {"url": item.url, "status": 200}
+        if conn is not None:
+            head["subscribed"] = conn
         self._recorder.record(item.ts, "rest", channel=channel, symbol=symbol, head=head, payload=item.payload)
 
-    def _answer_waiting(self, symbol: str) -> None:
+    def _answer_waiting(self, symbol: str, conn: int | None = None) -> None:
         if (item := self._waiting.pop(symbol, None)) is not None:
-            self._answer(item, "book", symbol)
+            self._answer(item, "book", symbol, conn)
+
+    def _answer_quiet(self, before: int) -> None:
+        """Record books that wait since before a time: where no delta comes, they are what there is.
+
+        Recorders ask for books of what they subscribe to. Only one connection can be the subscribed one.
+        """
+        if len(self._conns) == 1:
+            ((conn, _),) = self._conns.values()
+            for symbol in [symbol for symbol, item in self._waiting.items() if item.ts <= before]:
+                self._answer_waiting(symbol, conn)
 
     def _frame(self, item: Item) -> None:
         text, conn = text_of(self._adapter, item), self._conn(item.conn)
@@ -222,6 +235,7 @@ class Staging:
             self._frames = []
             for symbol in [symbol for symbol in self._waiting if self.state.symbols[symbol].sync.held]:
                 self._answer_waiting(symbol)
+            self._answer_quiet(self._ts - QUIET_NS)
         if self._events:
             self._recorder.told(self._events)
             self._events = []
@@ -243,6 +257,8 @@ class Staging:
         self._recorder.record(item.ts, "open", conn=number, head={"url": item.url})
 
     def _close(self, name: str, ts: int, reason: str) -> None:
+        if name in self._conns:
+            self._answer_quiet(ts)
         if (known := self._conns.pop(name, None)) is not None:
             number, url = known
             self._recorder.record(ts, "close", conn=number, head={"url": url, "code": None, "reason": reason})
@@ -281,6 +297,7 @@ class Staging:
     def end(self) -> None:
         """End the run, and seal everything."""
         self._flush()
+        self._answer_quiet(self._ts)
         for symbol in list(self._waiting):
             self._answer_waiting(symbol)
         self._writer.turns = True

@@ -207,16 +207,21 @@ class Judge:
         for update in held:
             self._take_delta(state, topic, update)
 
-    def take_snapshot(self, state: SymbolState, topic: Topic, snapshot: Snapshot | None) -> None:
+    def take_snapshot(
+        self, state: SymbolState, topic: Topic, snapshot: Snapshot | None, conn: int | None = None
+    ) -> None:
+        """A snapshot that was asked for. `conn`: the connection whose subscription was live before that, if known."""
         sync = state.sync
         if sync.synced:
             return
-        following = sync.snapshot(snapshot) if snapshot is not None else None
+        following = sync.snapshot(snapshot, is_current=conn is not None) if snapshot is not None else None
         if snapshot is None or following is None:
             sync.asked = bool(sync.held)
             if sync.held:
                 self.actions.append(Action("snapshot", "book", state.name))
             return
+        if topic.conn is None and conn is not None:
+            topic.follow(conn, lags=False)
         fields = {"type": "snapshot", "bids": snapshot.bids, "asks": snapshot.asks, "last_id": str(snapshot.last)}
         topic.reached(snapshot.last)
         if topic.gap is not None:

@@ -281,7 +281,9 @@ class Normaliser:
         if state is None or topic is None:
             self._learn(updates)
         elif record.channel == "book":
-            self._judge.take_snapshot(state, topic, answer if isinstance(answer, Snapshot) else None)
+            conn = record.head.get("subscribed")
+            snapshot = answer if isinstance(answer, Snapshot) else None
+            self._judge.take_snapshot(state, topic, snapshot, conn if type(conn) is int else None)
         elif record.channel not in self._adapter.BACKFILLS:
             self._learn(updates)
             if not updates:

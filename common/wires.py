@@ -150,6 +150,18 @@ class Wires:
                 return
         self._shards.append(new)
 
+    def carrying(self, channel: str, before: float) -> dict[str, int]:
+        """The symbols whose streams of a channel are subscribed to since before a time, each with its connection."""
+        found: dict[str, int] = {}
+        for connection, shard, link in self._open.values():
+            if link is not shard.live or link.subscribed_at is None or link.subscribed_at > before:
+                continue
+            waiting = {name for names in (*link.asked.values(), *link.to_subscribe) for name in names}
+            waiting |= link.not_there() | link.to_leave.keys() | link.silent.keys() | link.unanswered.keys()
+            places = (place for name, place in shard.streams.items() if name not in waiting)
+            found |= {symbol: connection.number for of, symbol in places if of == channel}
+        return found
+
     def renew_book(self, symbol: str) -> bool:
         """Ask for a book on the socket: by its own request, or by subscribing anew. False: it is too early."""
         asked = False

@@ -128,9 +128,10 @@ class Run:
     def frames(self, *frames: bytes, conn: int = 1) -> list[Event]:
         return [event for frame in frames for event in self.take("in", conn=conn, payload=frame)]
 
-    def rest(self, symbol: str, answer: bytes) -> list[Event]:
+    def rest(self, symbol: str, answer: bytes, **head: Any) -> list[Event]:
         url = ADAPTER.request(Action("snapshot", "book", symbol), 0).path
-        return self.take("rest", channel="book", symbol=symbol, head={"url": url, "status": 200}, payload=answer)
+        head = {"url": url, "status": 200, **head}
+        return self.take("rest", channel="book", symbol=symbol, head=head, payload=answer)
 
 
 def delta(number: int, price: str = "1.15") -> bytes:
@@ -158,6 +159,20 @@ def test_a_book_begins_with_a_snapshot_and_the_deltas_after_its_time() -> None:
     late.frames(delta(10))
     assert ids(late.rest("bateur", answer(20))) == ["20"]
     assert ids(late.frames(delta(15), delta(21))) == ["21"], "the snapshot has what is older"
+
+
+def test_a_snapshot_of_a_quiet_book_is_published_where_its_subscription_was_live() -> None:
+    """A symbol whose orders do not change brings no delta for hours."""
+    run = Run()
+    assert run.rest("bateur", answer(20)) == [], "nothing says that deltas would have come"
+    assert ids(run.rest("bateur", answer(20), subscribed=1)) == ["20"]
+    assert run.frames(delta(15)) == [] and ids(run.frames(delta(21))) == ["21"]
+    quiet = Run()
+    quiet.rest("bateur", answer(20), subscribed=1)
+    (gap,) = quiet.take("close", conn=1, payload=b"{}")
+    assert gap["reason"] == "disconnected" and not quiet.normaliser.symbols["bateur"].sync.synced
+    found = quiet.rest("bateur", answer(30), subscribed=2)
+    assert ids(found) == ["30"] and [event["state"] for event in found if event["channel"] == "gap"] == ["closed"]
 
 
 def test_a_lost_connection_is_a_gap_until_a_new_snapshot() -> None:

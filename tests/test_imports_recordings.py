@@ -112,7 +112,12 @@ def captured(imported: Imported, folder: Path) -> list[dict[str, Any]]:
             book = next((each for each in imported.records if (each.ts_recv, each.kind) == (line.ts, "rest")), None)
             assert book is not None
             place = {"channel": book.channel, "symbol": book.symbol}
-            recorder.record(line.ts, "rest", head={"url": line.url, "status": 200}, payload=line.payload, **place)
+            head = {
+                "url": line.url,
+                "status": 200,
+                **{key: book.head[key] for key in ("subscribed",) if key in book.head},
+            }
+            recorder.record(line.ts, "rest", head=head, payload=line.payload, **place)
         elif line.kind != SENT:
             sort = b',"op":"binary","encoding":"%b"' % adapter.ENCODING.encode() if line.kind == BINARY else b""
             recorder.runs(conns.setdefault(line.conn, 1), [(line.ts, [line.payload])], sort)
@@ -143,6 +148,8 @@ def test_a_recording_when_imported_then_its_events_are_those_of_a_live_capture(
     events = list(derived(imported))
     assert events == captured(imported, tmp_path)
     assert len(events) > 50
+    if imported.adapter.NAME == "bitstamp":
+        assert [event["symbol"] for event in events if event["channel"] == "book"].count("sgbeur") == 1, "a quiet book"
 
 
 def test_binances_book_when_imported_then_it_is_a_naive_readers(tmp_path: Path) -> None:
