@@ -169,10 +169,13 @@ def crossed(book: Book) -> bool:
     if not book.bids or not book.asks:
         return False
     if isinstance(book, RankedBook):
-        bid, ask = book.bid_prices[0], book.ask_prices[0]
+        best_bid, best_ask = float(book.bid_prices[0]), float(book.ask_prices[0])
     else:
-        bid, ask = max(book.bids, key=float), min(book.asks, key=float)
-    return float(bid) > float(ask) or (float(bid) == float(ask) and Decimal(bid) >= Decimal(ask))
+        best_bid, best_ask = max(map(float, book.bids)), min(map(float, book.asks))
+    if best_bid != best_ask:
+        return best_bid > best_ask
+    bids, asks = book.top(1)
+    return Decimal(bids[0][0]) >= Decimal(asks[0][0])
 
 
 def _has_point(price: str, point: int) -> bool:

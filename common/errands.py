@@ -14,6 +14,7 @@ import orjson
 
 from .adapter import Adapter
 from .config import FeedConfig
+from .crossing import Crossing
 from .events import Action, Update
 from .naming import catalogue, is_own, resolve
 from .normaliser import Normaliser
@@ -79,6 +80,7 @@ class Errands:
         self._quiet: dict[str, int] = {}  # books asked for without a delta: the connection that was subscribed by then
         self._quiet_at: dict[str, float] = {}  # when such a book may be asked for again
         self._quiet_due = 0.0
+        self._crossing = Crossing(adapter, normaliser, recorder, stamp)
         self._symbols: list[str] = []
         self._unread: set[str] = set()  # instruments that were told not to be understood
         self._inquire_at = 0.0
@@ -126,6 +128,7 @@ class Errands:
             state = self._normaliser.symbols.get(symbol)
             if at <= now and state is not None and state.sync.asked and self._wires.renew_book(symbol):
                 self._renewals[symbol] = (now + self._config.rest_timeout_s + _pause_s(times), times + 1)
+        self._crossing.tick(now)
         if now >= self._quiet_due:
             self._quiet_due = now + 1.0
             self._ask_quiet_books(now)

@@ -166,6 +166,14 @@ class Judge:
                 if topic.channel == "book":
                     state.sync.lose()
 
+    def take_gap(self, state: SymbolState, topic: Topic, reason: str) -> None:
+        """A gap of one topic that the feed has judged live."""
+        if reason == "crossed" and topic.channel == "book":
+            self.lose_book(state, topic, reason)
+            self.ask_snapshot(state)
+        elif topic.gap is None:
+            self._out.open_gap(state, topic, reason)
+
     def doubt(self, state: SymbolState, conn: int, reason: str) -> None:
         """Messages of a connection were lost, nobody knows of what: all that follows it has a gap."""
         for topic in state.channels.values():

@@ -320,8 +320,8 @@ class Normaliser:
         if record.symbol is not None and record.channel is not None:
             state = self._state(record.symbol)
             topic = state.channels.get(record.channel) if state is not None else None
-            if state is not None and topic is not None and topic.gap is None:
-                self._out.open_gap(state, topic, str(data.get("reason")))
+            if state is not None and topic is not None:
+                self._judge.take_gap(state, topic, str(data.get("reason")))
             return
         for state in self.symbols.values():
             if record.conn is not None:
