@@ -15,13 +15,13 @@ import contextlib
 import gc
 import logging
 import os
-import queue
 import selectors
 import signal
 import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +31,8 @@ import orjson
 import zmq
 
 from common import exchanges
-from common.adapter import Adapter, version
-from common.begin import owed, record_start
+from common.adapter import Adapter
+from common.begin import owed
 from common.clock import Clock
 from common.config import Config
 from common.connection import Connection
@@ -50,6 +50,7 @@ from common.recorder import Recorder
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
 from common.storage import read_archived
+from common.subscription_log import SubscriptionLog
 from common.wires import Wires
 
 log = logging.getLogger("feed")
@@ -69,7 +70,7 @@ class Feed:
         self._parent = Parent()
         self._stopping = self._reloads = False
         self._reload = reload or (lambda: config)  # reads the configuration anew
-        self._reread_symbols: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+        self._wanted_symbols: deque[tuple[str, ...]] = deque()  # as the helper thread read them, not applied yet
         self._disk = Disk()
         self._clock = Clock()
         self._normaliser = Normaliser(self._adapter)
@@ -152,13 +153,10 @@ class Feed:
             self._settings.checkpoint_bytes,
         )  # fmt: skip  # the events' socket without pyzmq's conveniences: half the time of a send
         self._keeper = JournalKeeper(self._disk, self._journal, self._recorder, exchange_dir)
-        subscriptions = {"symbols": list(settings.symbols), "channels": list(settings.channels)}
-        self._run_seq = record_start(self._recorder, self._adapter, self._stamp(), opened, subscriptions, debt)
-        first_conn = int(opened.facts.get("next_conn", 1))
-        self._journal.remember(
-            subscriptions={**subscriptions, "away": self._normaliser.away}, connections={}, next_conn=first_conn
-        )
-        self._checkpoint(None)
+        of_run = self._adapter, self._normaliser, self._recorder, self._journal, self._stamp
+        self._subscriptions = SubscriptionLog(*of_run)
+        first_conn = self._subscriptions.begin(opened, settings.symbols, settings.channels, debt)
+        self._run_seq = self._subscriptions.run
         how = " (new journal)" if opened.jumped else ""
         log.info("%s run %d begins, last %d%s", self._exchange, self._run_seq, opened.last, how)
         self._set_up(first_conn)
@@ -188,20 +186,17 @@ class Feed:
         return streams
 
     def _change_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Symbols are added and taken away while running: those that stay notice nothing."""
-        before, channels = self._settings.symbols, list(self._settings.channels)
-        added = [symbol for symbol in symbols if symbol not in before]
-        removed = [symbol for symbol in before if symbol not in symbols]
+        """Add and remove symbols while running: those that stay notice nothing. Raises OSError: nothing is changed."""
+        streams: list[dict[str, tuple[str, str]]] = []
+
+        def plan() -> None:
+            self._settings = replace(self._settings, symbols=symbols)
+            streams.extend(self._plan())
+
+        added, removed = self._subscriptions.change(symbols, plan)
         if not added and not removed:
             log.info("%s the symbols are what they were", self._exchange)
             return
-        away = {symbol: self._normaliser.away[symbol] for symbol in added if symbol in self._normaliser.away}
-        payload = {"symbols": list(symbols), "added": added, "removed": removed, "channels": channels, "owed": away}
-        self._settings = replace(self._settings, symbols=symbols)
-        streams = self._plan()
-        self._recorder.record(self._stamp(), "subscriptions", payload=orjson.dumps(payload))
-        self._checkpoint(None)
-        self._remember(subscriptions={"symbols": list(symbols), "channels": channels, "away": self._normaliser.away})
         self._wires.carry(streams)
         self._errands.begin(time.monotonic(), list(symbols))
         log.info("%s symbols added: %s; removed: %s", self._exchange, added or "none", removed or "none")
@@ -257,8 +252,6 @@ class Feed:
         if self._reloads:
             self._reloads = False
             threading.Thread(target=self._reread, name="reload", daemon=True).start()
-        while not self._reread_symbols.empty():
-            self._change_symbols(self._reread_symbols.get())
         self._errands.tick(now)
         self._wires.tick(now)
         if self._recorder.is_behind():
@@ -266,9 +259,16 @@ class Feed:
         for symbol in self._heartbeats.due(now):
             self._heartbeat(symbol)
         for symbol in dict.fromkeys([*self._checkpoints.due(time.time()), *self._recorder.weights.heavy]):
-            self._checkpoint(symbol)
+            self._subscriptions.checkpoint(symbol)
 
     def _keep_house(self, now: float) -> None:
+        try:
+            while self._wanted_symbols:
+                self._change_symbols(self._wanted_symbols[0])
+                self._wanted_symbols.popleft()
+            self._subscriptions.refresh()
+        except OSError as no_room:
+            log.error("%s a change of the symbols waits for the journal: %s", self._exchange, no_room)
         if self._clock.step:
             payload = orjson.dumps({"step_ns": self._clock.step})
             self._clock.step = 0
@@ -300,22 +300,6 @@ class Feed:
             self._events.send(message)
             if symbol is None:
                 self._records.send(message)
-
-    def _checkpoint(self, symbol: str | None) -> None:
-        if self._recorder.is_behind():
-            return
-        settings = self._settings
-        payload = (
-            orjson.dumps(
-                {
-                    "normaliser": version(self._adapter), "run": self._run_seq, "symbols": settings.symbols,
-                    "channels": settings.channels, "away": self._normaliser.away,
-                }
-            )
-            if symbol is None
-            else self._normaliser.checkpoint(symbol)
-        )  # fmt: skip
-        self._recorder.record(self._stamp(), "checkpoint", symbol=symbol, payload=payload)
 
     def _silent(self, channel: str, symbol: str) -> None:
         name = self._streams.get((channel, symbol))
@@ -360,7 +344,7 @@ class Feed:
             settings = self._reload().feeds[self._exchange]
             symbols = resolved(self._adapter, settings, self._goes_on)
             if symbols:
-                self._reread_symbols.put(symbols)
+                self._wanted_symbols.append(symbols)
         except (ConfigError, LookupError) as error:
             log.error("%s nothing is changed: %s", self._exchange, error.args[0])
         self._wake()

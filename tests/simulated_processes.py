@@ -1,6 +1,6 @@
 """Feed and archiver of the simulation: what `processes/feed.py` and `processes/archiver.py` do, without sockets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import orjson
@@ -8,16 +8,18 @@ import orjson
 from common import exchanges
 from common.adapter import Adapter
 from common.archive import ArchiveWriter
-from common.begin import owed, record_start
+from common.begin import owed
 from common.clock import Clock
 from common.intake import Intake
 from common.journal import Journal
 from common.journal_reader import JournalReader
 from common.keeper import JournalKeeper
 from common.normaliser import Normaliser
+from common.reader import Reader
 from common.record import RecordError
 from common.recorder import Recorder
 from common.storage import read_archived
+from common.subscription_log import SubscriptionLog
 from tests.simulated_disk import Killed
 from tests.truth import JOURNAL, STORAGE, Truth
 
@@ -62,15 +64,18 @@ class SimFeed:
         archived = read_archived(self.disk, STORAGE)
         opened = self.journal.open(world.wall // 1000, archived)
         world.truth.rotten_journal = False
-        debt = owed(self.disk, JOURNAL, ADAPTER, opened.facts)
+        archive = Reader(STORAGE.parent, ADAPTER, self.disk)
+        debt = owed(self.disk, JOURNAL, ADAPTER, opened.facts, archive)
         self.recorder = Recorder(ADAPTER, self.normaliser, self.journal, self.publish_records, self.publish_event)
         self.keeper = JournalKeeper(self.disk, self.journal, self.recorder, STORAGE)
+        self.subscriptions = SubscriptionLog(ADAPTER, self.normaliser, self.recorder, self.journal, self.stamp)
         self.first = self.recorder.next
-        self.recorder.file_under({(channel, symbol) for channel in CHANNELS for symbol in SYMBOLS})
-        subscriptions = {"symbols": list(SYMBOLS), "channels": list(CHANNELS)}
-        self.run_seq = record_start(self.recorder, ADAPTER, self.stamp(), opened, subscriptions, debt)
-        self.next_conn = int(opened.facts.get("next_conn", 1))
-        self.journal.remember(subscriptions=subscriptions, connections={}, next_conn=self.next_conn)
+        self.plan(world.symbols)
+        self.next_conn = self.subscriptions.begin(opened, world.symbols, world.channels, debt)
+        self.run_seq = self.subscriptions.run
+
+    def plan(self, symbols: Sequence[str]) -> None:
+        self.recorder.file_under({(channel, symbol) for channel in ADAPTER.CHANNELS for symbol in symbols})
 
     def stamp(self) -> int:
         return self.clock.stamp(self.world.wall, self.world.monotonic)
@@ -109,11 +114,7 @@ class SimFeed:
             )  # fmt: skip
 
     def checkpoint(self) -> None:
-        if self.recorder.is_behind():
-            return
-        symbol = self.world.random.choice((None, *SYMBOLS))
-        payload = b"{}" if symbol is None else self.normaliser.checkpoint(symbol)
-        self.recorder.record(self.stamp(), "checkpoint", symbol=symbol, payload=payload)
+        self.subscriptions.checkpoint(self.world.random.choice((None, *self.subscriptions.symbols)))
 
     def connect(self) -> None:
         if len(self.connections) > 1:
@@ -135,7 +136,7 @@ class SimFeed:
         self.beat(self.world.beating())
 
     def heartbeats(self) -> None:
-        for symbol in (*SYMBOLS, None):
+        for symbol in (*self.subscriptions.symbols, None):
             self.beat(symbol)
 
     def beat(self, symbol: str | None) -> None:

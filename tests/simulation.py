@@ -19,7 +19,7 @@ from common.adapter import version
 from common.sealing import DamagedError, seal
 from common.storage import OPEN
 from tests.simulated_disk import NEVER, FileSystem, Killed, SimDisk
-from tests.simulated_processes import ADAPTER, SYMBOLS, SimArchiver, SimFeed
+from tests.simulated_processes import ADAPTER, CHANNELS, SYMBOLS, SimArchiver, SimFeed
 from tests.truth import JOURNAL, STORAGE, Truth
 
 SECOND = 1_000_000_000
@@ -82,6 +82,7 @@ class World:
         self.to_seal: list[Path] = []
         self.acting: list[str] = []  # whose turn it is, and within whose
         self.ids = dict.fromkeys(SYMBOLS, 100)
+        self.symbols, self.channels = SYMBOLS, CHANNELS  # of the configuration: the next start reads them
 
     @property
     def boot_id(self) -> str:
