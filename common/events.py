@@ -110,7 +110,7 @@ def instrument(
     }
 
 
-def spot(symbol: str, base: str, quote: str, *, status: str, tick_size: str, lot_size: str) -> Update:
+def spot(symbol: str, base: str, quote: str, *, status: str, tick_size: str | None, lot_size: str | None) -> Update:
     """The `instrument` event of a pair of two assets."""
     name = f"{base}-{quote}"
     fields = instrument(name, base, quote, type="spot", status=status, tick_size=tick_size, lot_size=lot_size)

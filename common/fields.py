@@ -195,8 +195,10 @@ def side(value: object, *, buy: object, sell: object) -> str:
     raise TypeError
 
 
-def step(decimals: object) -> str:
-    """The smallest step of a number with so many decimals: 0.01 of two."""
+def step(decimals: object) -> str | None:
+    """The smallest step of a number with so many decimals: 0.01 of two. None where none are told."""
+    if decimals is None or decimals == "":
+        return None
     if type(decimals) is not int or not 0 <= decimals <= 30:
         raise ValueError
     return f"0.{'1':0>{decimals}}" if decimals else "1"

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from .adapter import Adapter
 from .events import Request
 
-_UNIFIED = re.compile(r"[A-Z0-9*?]+(-[A-Z0-9*?.]+)+|\*")
+_UNIFIED = re.compile(r"[^\s/\\,-]+(-[^\s/\\,-]+)+|\*")
 
 
 def is_own(adapter: Adapter, symbol: str) -> bool:
@@ -16,8 +16,12 @@ def is_own(adapter: Adapter, symbol: str) -> bool:
 
 
 def may_be_name(text: str) -> bool:
-    """Whether a text may be a unified name (BTC-USDT-PERP) or a pattern of some (*-USDT-PERP)."""
-    return _UNIFIED.fullmatch(text) is not None
+    """Whether a text may be a unified name (BTC-USDT-PERP) or a pattern of some (*-USDT-PERP).
+
+    Assets have letters of any script and case (AAPLx-USD), points and underscores; but no name is in small letters
+    alone: those are misspelled.
+    """
+    return _UNIFIED.fullmatch(text) is not None and text.isprintable() and not text.islower()
 
 
 def catalogue(adapter: Adapter) -> list[Request]:

@@ -11,11 +11,14 @@ from typing import NamedTuple, cast
 from . import exchanges, limits, replay_control, settings
 from .adapter import Adapter
 from .config import Config, CurveConfig
+from .errors import ArchivistError
 from .events import CHANNELS
 from .process import ConfigError
 from .reader import Reader
 from .replay import Part
+from .spelling import spelled
 from .times import iso, parse_time, with_times
+from .transport import Local
 
 _EPILOG = """\
 examples:
@@ -130,13 +133,13 @@ def _parts(words: Sequence[str], channels: str, storage: Path) -> list[Part]:
         if not (storage / exchange).is_dir():
             raise ConfigError(f"{storage / exchange} is not there: name the storage directory with --storage")
         reader = Reader(storage, adapter := cast(Adapter, exchanges.get(exchange)))
-        known = reader.symbols()
-        for symbol in symbols:
+        known, named = reader.symbols(), _spelled(storage, exchange, symbols)
+        for symbol in named:
             if symbol not in known:
                 close = difflib.get_close_matches(symbol.upper(), known, 1) or known[:1]
                 hint = f": did you mean {close[0]}?" if close else ""
                 raise ConfigError(f"{exchange}: symbol {symbol!r} is not in {storage / exchange}{hint}")
-        parts.append(Part(adapter, reader, tuple(symbols), chosen))
+        parts.append(Part(adapter, reader, named, chosen))
     return parts
 
 
@@ -172,3 +175,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--conf", type=Path, metavar="FILE", help=conf)
     add("--log-level", default="INFO", choices=settings.LOG_LEVELS, metavar="LEVEL", help=settings.LOG_LEVEL_HELP)
     return parser.parse_args(with_times(sys.argv[1:] if argv is None else argv))
+
+
+def _spelled(storage: Path, exchange: str, symbols: Sequence[str]) -> tuple[str, ...]:
+    """The exchange's own symbols, also of unified names and patterns. Raises ConfigError."""
+    try:
+        return spelled(Local(storage), exchange, symbols)
+    except ArchivistError as error:
+        raise ConfigError(f"{exchange}: {error}") from None

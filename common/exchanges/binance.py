@@ -11,7 +11,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
-from ..fields import best, levels, maybe, maybe_flag, maybe_whole, price, text
+from ..fields import best, levels, maybe, maybe_flag, maybe_text, maybe_whole, price, text
 
 NAME = "binance"
 VERSION = 4  # of what normalise gives: raise it when the same record gives other events
@@ -257,11 +257,17 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
 
 def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`; filters are found by their `filterType`, never by their place."""
-    filters = {each["filterType"]: each for each in entry["filters"]}
     base, counter = text(entry["baseAsset"]), text(entry["quoteAsset"])
-    tick, lot = text(filters["PRICE_FILTER"]["tickSize"]), text(filters["LOT_SIZE"]["stepSize"])
+    tick, lot = steps(entry)
     status = text(entry["status"]).lower()
     return spot(text(entry["symbol"]), base, counter, status=status, tick_size=tick, lot_size=lot)
+
+
+def steps(entry: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The steps of prices and amounts, as the filters of an instrument have them."""
+    filters = {each["filterType"]: each for each in entry.get("filters") or ()}
+    tick = filters.get("PRICE_FILTER", {}).get("tickSize")
+    return maybe_text(tick), maybe_text(filters.get("LOT_SIZE", {}).get("stepSize"))
 
 
 def _rest_trade(symbol: str, trade: dict[str, Any]) -> Update:

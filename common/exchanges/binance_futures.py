@@ -14,9 +14,9 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Parsed, Request, Snapshot, Update, instrument
-from ..fields import day, digits, levels, maybe, price, text
+from ..fields import day, digits, levels, maybe, maybe_text, price, text
 from . import binance
-from .binance import agg_fields, agg_trade, candle, maybe_ns, ns, quote, ticker, trade
+from .binance import agg_fields, agg_trade, candle, maybe_ns, ns, quote, steps, ticker, trade
 
 VERSION = 4
 
@@ -245,7 +245,7 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
 def _instrument(entry: Any) -> Update | None:
     """One entry of `exchangeInfo`. `pricePrecision` is no tick size: the filters have it."""
     kind, base, counter = text(entry["contractType"]), text(entry["baseAsset"]), text(entry["quoteAsset"])
-    filters = {each["filterType"]: each for each in entry["filters"]}
+    tick, lot = steps(entry)
     name, sort, expiry = f"{base}-{counter}-PERP", "perpetual", None
     if "QUARTER" in kind or "MONTH" in kind:
         expiry = ns(entry["deliveryDate"])
@@ -259,11 +259,11 @@ def _instrument(entry: Any) -> Update | None:
         counter,
         type=sort,
         status=_status(entry).lower(),
-        settle=text(entry["marginAsset"]),
+        settle=maybe_text(entry.get("marginAsset")),
         expiry=expiry,
-        contract_size=digits(entry["contractSize"]) if "contractSize" in entry else None,
-        tick_size=text(filters["PRICE_FILTER"]["tickSize"]),
-        lot_size=text(filters["LOT_SIZE"]["stepSize"]),
+        contract_size=maybe(entry.get("contractSize")),
+        tick_size=tick,
+        lot_size=lot,
     )
     return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
 

@@ -160,7 +160,7 @@ def _instrument(entry: Any) -> Update | None:
         quote,
         type="perpetual" if is_perpetual else "spot",
         status=text(entry["trading"]).lower(),
-        tick_size=step(entry["counter_decimals"]),
-        lot_size=step(entry["base_decimals"]),
+        tick_size=step(entry.get("counter_decimals")),
+        lot_size=step(entry.get("base_decimals")),
     )
     return Update("instrument", symbol, 0, 0, None, fields)

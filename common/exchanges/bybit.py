@@ -325,7 +325,7 @@ def parse_rest(url: str, body: bytes) -> list[Update] | None:
 
 
 def _instrument(is_spot: bool, entry: Any) -> Update | None:
-    base, quote, lots = text(entry["baseCoin"]), text(entry["quoteCoin"]), entry["lotSizeFilter"]
+    base, quote, lots = text(entry["baseCoin"]), text(entry["quoteCoin"]), entry.get("lotSizeFilter") or {}
     name, sort, expiry = f"{base}-{quote}", "spot", None
     if not is_spot:
         sort = "future" if text(entry["contractType"]).endswith("Futures") else "perpetual"
@@ -337,10 +337,10 @@ def _instrument(is_spot: bool, entry: Any) -> Update | None:
         quote,
         type=sort,
         status=text(entry["status"]).lower(),
-        settle=None if is_spot else text(entry["settleCoin"]),
+        settle=None if is_spot else maybe_text(entry.get("settleCoin")),
         expiry=expiry,
-        tick_size=text(entry["priceFilter"]["tickSize"]),
-        lot_size=text(lots["basePrecision"] if is_spot else lots["qtyStep"]),
+        tick_size=maybe_text((entry.get("priceFilter") or {}).get("tickSize")),
+        lot_size=maybe_text(lots.get("basePrecision" if is_spot else "qtyStep")),
     )
     return Update("instrument", text(entry["symbol"]), 0, 0, None, fields)
 

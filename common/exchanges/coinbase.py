@@ -12,7 +12,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
-from ..fields import best, levels, maybe, maybe_iso, maybe_whole, price, text
+from ..fields import best, levels, maybe, maybe_iso, maybe_text, maybe_whole, price, text
 
 NAME = "coinbase"
 VERSION = 4
@@ -254,5 +254,6 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
 def _instrument(entry: Any) -> Update | None:
     """One product, of `status` on the socket as of REST."""
     base, counter = text(entry["base_currency"]), text(entry["quote_currency"])
-    status, tick, lot = (text(entry[key]) for key in ("status", "quote_increment", "base_increment"))
+    status = text(entry["status"])
+    tick, lot = (maybe_text(entry.get(key)) for key in ("quote_increment", "base_increment"))
     return spot(text(entry["id"]), base, counter, status=status.lower(), tick_size=tick, lot_size=lot)

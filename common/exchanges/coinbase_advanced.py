@@ -11,7 +11,7 @@ import orjson
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
 from ..events import Action, Reply, Request, Snapshot, Update, spot
-from ..fields import best, maybe, maybe_iso, price, text, whole
+from ..fields import best, maybe, maybe_iso, maybe_text, price, text, whole
 from .coinbase import symbol_error as symbol_error
 
 NAME = "coinbase-advanced"
@@ -262,8 +262,9 @@ def parse_rest(url: str, body: bytes) -> Snapshot | list[Update] | None:
 
 def _instrument(entry: Any) -> Update | None:
     """One product. Others' aliases (BTC-USDC for BTC-USD) are left out: nothing comes under their names."""
-    if entry["alias"] or entry["product_type"] != "SPOT":
+    if entry.get("alias") or entry["product_type"] != "SPOT":
         return None
     base, quote = text(entry["base_currency_id"]), text(entry["quote_currency_id"])
-    status, tick, lot = (text(entry[key]) for key in ("status", "price_increment", "base_increment"))
+    status = text(entry["status"])
+    tick, lot = (maybe_text(entry.get(key)) for key in ("price_increment", "base_increment"))
     return spot(text(entry["product_id"]), base, quote, status=status.lower(), tick_size=tick, lot_size=lot)

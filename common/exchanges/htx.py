@@ -323,6 +323,6 @@ def _instrument(entry: Any) -> Update | None:
     """Steps of price and amount are told as numbers of decimals."""
     base = text(entry["bc"] if "bc" in entry else entry["base-currency"]).upper()
     quote = text(entry["qc"] if "qc" in entry else entry["quote-currency"]).upper()
-    tick = step(entry["pp"] if "pp" in entry else entry["price-precision"])
-    lot = step(entry["ap"] if "ap" in entry else entry["amount-precision"])
+    tick = step(entry["pp"] if "pp" in entry else entry.get("price-precision"))
+    lot = step(entry["ap"] if "ap" in entry else entry.get("amount-precision"))
     return spot(text(entry["symbol"]), base, quote, status=_status(entry["state"]), tick_size=tick, lot_size=lot)

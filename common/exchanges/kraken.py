@@ -343,5 +343,5 @@ def _name(entry: dict[str, Any]) -> str:
 def _instrument(entry: Any) -> Update | None:
     name = _name(entry)
     base, quote = name.split("/")
-    tick, lot = _number(entry["tick_size"]), step(entry["lot_decimals"])
+    tick, lot = _maybe_number(entry.get("tick_size")), step(entry.get("lot_decimals"))
     return spot(name, base, quote, status=text(entry["status"]), tick_size=tick, lot_size=lot)

@@ -9,7 +9,7 @@ import orjson
 
 from ..adapter import statuses
 from ..events import Request, Update, instrument
-from ..fields import digits, maybe, ns_of_ms, text
+from ..fields import digits, maybe, maybe_ms, text
 
 SPOT, SWAP, FUTURES, OPTION = "SPOT", "SWAP", "FUTURES", "OPTION"
 DERIVATIVES = frozenset({SWAP, FUTURES, OPTION})
@@ -86,9 +86,10 @@ def instrument_of(entry: Any) -> Update | None:
     """One instrument; contracts are worth `ctVal` times `ctMult` of `ctValCcy`."""
     symbol, sort = text(entry["instId"]), entry["instType"]
     name, kind = _unified(symbol, sort)
-    base, quote = entry["baseCcy"], entry["quoteCcy"]
-    if sort != SPOT:
-        base, quote = text(entry.get("uly") or entry["instFamily"]).split("-")
+    if sort == SPOT:
+        base, quote = entry["baseCcy"], entry["quoteCcy"]
+    else:
+        base, quote = text(entry.get("uly") or entry["instFamily"]).partition("_")[0].split("-")
     size = maybe(entry.get("ctVal"))
     if size is not None and entry.get("ctMult") not in (None, "", "1"):
         size = str(Decimal(size) * Decimal(digits(entry["ctMult"])))
@@ -99,12 +100,12 @@ def instrument_of(entry: Any) -> Update | None:
         type=kind,
         status=_status(entry["state"]),
         settle=maybe(entry.get("settleCcy")),
-        expiry=ns_of_ms(entry["expTime"]) if entry.get("expTime") else None,
+        expiry=maybe_ms(entry.get("expTime")),
         strike=maybe(entry.get("stk")) if sort == OPTION else None,
         option_type={"C": "call", "P": "put"}[entry["optType"]] if sort == OPTION else None,
         contract_size=size,
-        tick_size=maybe(entry["tickSz"]),
-        lot_size=maybe(entry["lotSz"]),
+        tick_size=maybe(entry.get("tickSz")),
+        lot_size=maybe(entry.get("lotSz")),
     )
     return Update("instrument", symbol, 0, 0, None, fields)
 
