@@ -29,7 +29,8 @@ DEADLINE_S = 10.0  # how long a hole may wait for history where it may be gone o
 
 LOST = "lost with the machine"
 SKIPPED = "history does not answer"
-"""The reasons of the gaps that are made here: `withdrawn` and `open`."""
+MISSING = "missing"
+"""The reasons of the gaps that are made here: `withdrawn`, `open`, and what history lacks without a word."""
 
 _FAR = 1 << 62  # as far as history can
 _IDS = itertools.count(1)
@@ -88,6 +89,7 @@ class Follower:
         self._timeout = TIMEOUT_S
         self._forced = False  # going on over holes
         self._told = 0  # gaps of our own
+        self._begun: dict[str, int] = {}  # of each symbol, the last number at which `prev` began anew or a gap was told
         self._complete = 0  # what the last answer said, for `waiting` only: it may go back
 
     def _name_topics(self, channels: Collection[str], known: int) -> None:
@@ -306,8 +308,13 @@ class Follower:
             while runs and runs[0]["seq"] <= seq:
                 self._pass_start(runs.popleft())
             topic_ = self._places.get((event["channel"], event["symbol"]))
-            if topic_ is not None and seq <= covered and not _is_taken(topic_, seq, event.get("part", 0)):
-                self._accept(topic_, event)
+            if topic_ is None or seq > covered or _is_taken(topic_, seq, event.get("part", 0)):
+                continue
+            if topic_.channel == GAP:
+                self._begun[topic_.symbol] = seq
+            if event["prev"] > max(topic_.known, topic_.seq, self._begun.get(topic_.symbol, 0)):
+                self._open_gap(topic_, event["prev"], seq, event["ts_recv"], MISSING)
+            self._accept(topic_, event)
         for start in runs:
             self._pass_start(start)
         for topic_ in self._all:
@@ -316,6 +323,7 @@ class Follower:
     def _pass_start(self, start: dict[str, Any]) -> None:
         """A run began. What was given out beyond the number before it is lost with the machine (rule 16)."""
         seq, last = start["seq"], start["last"]
+        self._begun = dict.fromkeys(self.symbols, seq)
         self._queue = [entry for entry in self._queue if not last < entry[0] < seq or not entry[1]]  # but our own gaps
         heapq.heapify(self._queue)
         for symbol, topics in self._symbols.items():
@@ -372,11 +380,13 @@ class Follower:
                 return known
             heapq.heapreplace(order, (known, index))
 
-    def _open_gap(self, topic_: _Topic, last: int, seq: int, ts_recv: int | None) -> None:
-        """Going on without what history did not give (rule 17)."""
-        gap = self._gap(topic_.symbol, "open", SKIPPED, seq, ts_recv)
-        numbers = {"first_seq": topic_.known + 1, "last_seq": last}
-        self._tell(gap | {"channels": [topic_.channel]} | numbers)
+    def _open_gap(self, topic_: _Topic, last: int, seq: int, ts_recv: int | None, reason: str = SKIPPED) -> None:
+        """Going on without what history did not give (rule 17), or does not have and tells no gap of (rule 19)."""
+        gap = self._gap(topic_.symbol, "open", reason, seq, ts_recv)
+        gap |= {"channels": [topic_.channel], "first_seq": topic_.known + 1, "last_seq": last}
+        self._tell(gap)
+        if reason == MISSING:
+            self._tell(gap | {"state": "closed", "ts_to": ts_recv})
 
     def _gap(self, symbol: str, state: str, reason: str, seq: int, ts_recv: int | None) -> Event:
         return {

@@ -103,7 +103,7 @@ class Pages:
             "next": token,
             **filled.header,
         }
-        if missing := self._missing(request, place.at, at):
+        if at > place.at and (missing := self._missing(request, place.at, at)):
             header["missing"] = missing
         if token is None:
             header["total"] = {"events": events, "records": records}

@@ -48,8 +48,8 @@ class Row(NamedTuple):
 class EventRun:
     """The events of some channels above `after`. With `snapshot`, the books before them come first.
 
-    A page's header names the `starts` of runs in it, with the `last` number before each: who saw more live withdraws
-    it (rule 16 of the protocol).
+    A page's header names the `starts` of runs in it, with the `last` number before each: a follower that saw more live
+    withdraws it (rule 16 of the protocol). Records that change the subscriptions are among them: `prev` begins anew.
     """
 
     def __init__(
@@ -122,8 +122,9 @@ class EventRun:
         counts = times is None or times[0] <= ts_recv < times[1]
         if work is None:
             return Row(seq, [], counts)
-        if isinstance(work, Record) and work.kind == "start":
-            self._starts.append({"seq": seq, "last": int(work.head.get("last", 0)), "ts_recv": ts_recv})
+        if isinstance(work, Record) and work.kind in ("start", "subscriptions"):
+            last = int(work.head.get("last", 0)) if work.kind == "start" else seq - 1
+            self._starts.append({"seq": seq, "last": last, "ts_recv": ts_recv})
         found = self._normaliser.messages(work)
         self._normaliser.actions.clear()
         if not found or not (counts or self._by_event):

@@ -13,6 +13,7 @@ from common import deep, exchanges
 from common.adapter import Adapter
 from common.client import Client
 from common.reader import Reader
+from tests.consumers import Consumer, by_topic
 from tests.pipeline import Live, Pipeline, events_of, until
 
 ADAPTER = cast(Adapter, exchanges.get("binance"))
@@ -217,6 +218,42 @@ def test_what_the_journals_bound_drops_is_a_gap_at_its_place(
     assert_not_whole(pipeline, start + 1, end - 1)
     with Client(storage=pipeline.storage) as client, pytest.raises(Exception, match="in sync"):
         client.book("binance", "ETHUSDT", at=(start + end) // 2)
+
+
+def test_a_follower_is_given_each_event_or_a_gap_while_symbols_come_and_go(
+    changing: tuple[Pipeline, Path], live: Callable[[Pipeline], Live]
+) -> None:
+    pipeline, conf = changing
+    subscriber = live(pipeline)
+    pipeline.start("archiver", "feed", "history")
+    wait_for_trades(subscriber)
+    pipeline.wait_archived()
+    symbols = ["BTCUSDT", "ETHUSDT"]
+    with Client(pipeline.server) as client:
+        after = pipeline.complete()
+        consumer = Consumer(lambda: client.follow("binance", symbols, CHANNELS, after=after, snapshot=False))
+        try:
+            for ending in (signal.SIGHUP, signal.SIGHUP, signal.SIGKILL):
+                configured(conf, "BTCUSDT")
+                pipeline.kill("feed", signal_number=ending)
+                if ending == signal.SIGKILL:
+                    pipeline.start("feed")
+                wait_for_trades(subscriber, symbol="BTCUSDT")
+                configured(conf, *symbols)
+                pipeline.kill("feed", signal_number=signal.SIGHUP)
+                wait_for_trades(subscriber)
+            pipeline.wait_archived()
+            last = pipeline.complete()
+            query = client.slice("binance", symbols, CHANNELS, after=after, to=last, snapshot=False)
+            expected = by_topic(query)
+            count = sum(map(len, expected.values()))
+            until(lambda: sum(event["seq"] <= last for event in list(consumer.events)) >= count, "all came")
+            got = by_topic(event for event in consumer.events if event["seq"] <= last)
+            assert got == expected
+            reasons = [gap["reason"] for gap in expected["gap", "ETHUSDT"] if gap["state"] == "open"]
+            assert reasons.count("unsubscribed") >= 6
+        finally:
+            consumer.stop()
 
 
 def test_recording_on_from_a_copy_of_a_running_archive_declares_what_the_copy_lacks(
