@@ -283,16 +283,30 @@ def request(action: Action, depth: int) -> Request:
     """Trades from a time on, a thousand at most: with them the hole is walked through."""
     base, _, quote = action.symbol.partition("/")
     pair = _REST_NAMES.get(base, base) + _REST_NAMES.get(quote, quote)
-    query = urlencode({"pair": pair, "since": max(action.since - _ROUNDED_NS, 0), "count": 1000})
-    return Request(f"/0/public/Trades?{query}", 1, {})
+    query = {"pair": pair, "since": max(action.since - _ROUNDED_NS, 0), "count": 1000}
+    if is_share(action.symbol):
+        query |= _SHARES
+    return Request(f"/0/public/Trades?{urlencode(query)}", 1, {})
 
 
-CATALOGUE = ("/0/public/AssetPairs",)
+_SHARES = {"aclass_base": "tokenized_asset"}  # without it REST knows currencies only
+CATALOGUE = ("/0/public/AssetPairs", f"/0/public/AssetPairs?{urlencode(_SHARES)}")
+
+
+def is_share(symbol: str) -> bool:
+    """Whether a symbol is a tokenised share: AAPLx/USD."""
+    return symbol.partition("/")[0].endswith("x")
+
+
+def inquiries(symbols: list[str]) -> list[list[str]]:
+    """Currencies and tokenised shares are asked for apart."""
+    shares = [symbol for symbol in symbols if is_share(symbol)]
+    return [group for group in ([symbol for symbol in symbols if not is_share(symbol)], shares) if group]
 
 
 def instruments_request(symbols: list[str]) -> Request:
-    """All pairs: named ones come not at all where one of them is not known."""
-    return Request("/0/public/AssetPairs", 1, {})
+    """All pairs of the class of the first one: an unknown pair among named ones refuses them all."""
+    return Request(CATALOGUE[bool(symbols) and is_share(symbols[0])], 1, {})
 
 
 def trading_symbols(body: bytes) -> dict[str, str]:

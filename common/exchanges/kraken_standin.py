@@ -11,7 +11,7 @@ import orjson
 
 from ..fields import loads_exact
 from ..standin_dialect import Patience, RefusedError
-from .kraken import CANDLE_INTERVALS
+from .kraken import CANDLE_INTERVALS, is_share
 
 MESSAGES_PER_S = 100.0  # ours: the exchange tells of none
 CONNECTS = 150, 600.0
@@ -118,6 +118,8 @@ def rest(path: str, query: dict[str, str], recorded: Mapping[str, bytes]) -> tup
     bodies = [body for url, body in recorded.items() if _matches(url, path, query)]
     if path == "/0/public/AssetPairs":
         pairs = {name: entry for body in bodies for name, entry in loads_exact(body)["result"].items()}
+        of_shares = query.get("aclass_base") == "tokenized_asset"
+        pairs = {name: entry for name, entry in pairs.items() if is_share(entry.get("wsname", "")) == of_shares}
         wanted = query["pair"].split(",") if "pair" in query else list(pairs)
         found = {name: entry for name, entry in pairs.items() if name in wanted or entry["altname"] in wanted}
         if len(found) < len(wanted):
@@ -134,4 +136,6 @@ def _matches(url: str, path: str, query: dict[str, str]) -> bool:
         return False
     if not path.endswith("/Trades"):
         return True
-    return asked.get("pair") == query.get("pair") and int(asked.get("since", 0)) <= int(query.get("since", 0))
+    if any(asked.get(key) != query.get(key) for key in ("pair", "aclass_base")):
+        return False
+    return int(asked.get("since", 0)) <= int(query.get("since", 0))
