@@ -20,7 +20,7 @@ from .events import CHANNELS, GAP
 from .times import parse_time
 
 REQUEST_BYTES_MAX = 256 * 1024
-SYMBOLS_MAX = 1_000
+SYMBOLS_MAX = 10_000
 TEXT_MAX = 1_000
 PAGE_BYTES = 4 * 1024**2
 PAGE_BYTES_MAX = 16 * 1024**2

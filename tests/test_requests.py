@@ -105,7 +105,11 @@ def test_digest_is_that_of_the_words_and_of_nothing_else() -> None:
         ({**SLICE, "symbols": "BTCUSDT"}, "bad_value", "not a list of texts"),
         ({**SLICE, "symbols": [1]}, "bad_value", "not a text"),
         ({**SLICE, "symbols": None}, "bad_value", "not a list of texts"),
-        ({**SLICE, "symbols": [str(n) for n in range(10_000)]}, "too_many_symbols", f"{SYMBOLS_MAX} at a time"),
+        (
+            {**SLICE, "symbols": [str(n) for n in range(SYMBOLS_MAX + 1)]},
+            "too_many_symbols",
+            f"{SYMBOLS_MAX} at a time",
+        ),
         ({**SLICE, "channels": ["trades"]}, "unknown_channel", "did you mean trade?"),
         ({**SLICE, "start": "yesterday"}, "bad_time", "start: not a time"),
         ({**SLICE, "start": 1.5}, "bad_time", "start: not a time"),
@@ -144,3 +148,9 @@ def test_read_when_it_is_too_large_or_too_deep_then_refuses_before_anything_else
     assert refused(b'{"op":' + b"[" * 500 + b"]" * 500 + b"}") == "unknown_op"
     assert refused(b'{"op":"status","id":' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}") == "bad_value"
     assert refused(b'{"op":"slice","symbols":' + b"[" * 900 + b"]" * 900 + b"}") == "bad_value"
+
+
+def test_parse_when_every_symbol_of_a_large_exchange_is_named_then_is_taken() -> None:
+    """A follower of 2,000 symbols asks for all of them when something is missing."""
+    symbols = tuple(f"SYMBOL{number}USDT" for number in range(3_000))
+    assert vars(parsed({**SLICE, "symbols": symbols}))["symbols"] == symbols
