@@ -7,6 +7,7 @@ of it where `exact` wants the digits. The book before the first event stands in 
 Frames of several exchanges have one more column in front, `exchange`.
 """
 
+import importlib.util
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +139,7 @@ def write_directory(transport: Transport, queries: Sequence[Query], path: Path, 
 def _write(found: Iterator[Any], channel: str, path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
-        write_file(found, partial, tables.table(channel, ()).replace_schema_metadata())
+        write_file(found, partial, tables.bare(tables.table(channel, ())))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -171,16 +172,9 @@ def _polars(table: Any) -> Any:
 
 
 def _pandas(table: Any) -> Any:
-    try:
-        import pandas  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingPackageError("to_pandas needs one more package: install trade-archivist[frames]") from None
-    frame = table.to_pandas()
-    for field in table.schema:
-        column = table[field.name]
-        if column.null_count and field.type == tables.arrow().int64():  # floats would round times and numbers
-            frame[field.name] = column.to_pandas(types_mapper=lambda _: pandas.Int64Dtype())
-    return frame
+    if importlib.util.find_spec("pandas") is None:
+        raise MissingPackageError("to_pandas needs one more package: install trade-archivist[frames]")
+    return table.to_pandas()
 
 
 _CONVERT: dict[str, Callable[[Any], Any]] = {"arrow": lambda table: table, "polars": _polars, "pandas": _pandas}

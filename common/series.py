@@ -92,7 +92,8 @@ class Series(Generic[Row]):
         exchanges = [row.exchange for row in rows]
         if len(set(exchanges)) > 1:
             columns = {"exchange": words(exchanges), **columns}
-        return pa.table({**columns, **self._columns(), "whole": pa.array([row.whole for row in rows], pa.bool_())})
+        whole = pa.array([row.whole for row in rows], pa.bool_())
+        return tables.bare(pa.table({**columns, **self._columns(), "whole": whole}))
 
     def _columns(self) -> dict[str, Any]:
         raise NotImplementedError

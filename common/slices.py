@@ -171,7 +171,7 @@ class Slice:
         return self._framed("polars", exact)
 
     def to_pandas(self, *, exact: bool = False) -> Any:
-        """A pandas.DataFrame; of several channels, a dict of them. Integers are `Int64` where some are missing.
+        """A pandas.DataFrame; of several channels, a dict of them. Integers that may be missing are `Int64`.
 
         Raises ArchivistError.
         """

@@ -199,7 +199,7 @@ class Source:
             yield self._table(waiting)
 
     def _table(self, events: list[Event]) -> Any:
-        made = tables.table(self._channel, events).replace_schema_metadata()
+        made = tables.bare(tables.table(self._channel, events))
         return _with_digits(made, self._channel, events) if self._exact else made
 
     def _filtered(self, table: Any, part: Part) -> Any:
@@ -254,10 +254,10 @@ def _of_file(data: Downloaded, rows: int | None) -> Iterator[Any]:
 
     file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
     if rows is None:
-        yield file.read().replace_schema_metadata()
+        yield tables.bare(file.read())
         return
     for batch in file.iter_batches(rows):
-        yield pa.Table.from_batches([batch]).replace_schema_metadata()
+        yield tables.bare(pa.Table.from_batches([batch]))
 
 
 def _with_digits(made: Any, channel: str, events: list[Event]) -> Any:

@@ -25,7 +25,7 @@ from .reader import Reader
 from .record import Record, seq_of
 from .runs import derived_snapshot
 from .sealing import Tables
-from .tables import COLUMNS, INT, TEXT, WORD, arrow, compute, inexact, rows, schema, table
+from .tables import COLUMNS, INT, TEXT, WORD, arrow, compute, for_pandas, inexact, rows, schema, table
 
 PARQUET = ".parquet"
 ROWS = 64 * 1024
@@ -284,7 +284,7 @@ class _TableWriter:
         self._group_rows = 0
         self._facts = TableFacts()
         metadata = {"exchange": derivation.adapter.NAME, "channel": channel, "symbol": derivation.symbol}
-        described = schema(channel).with_metadata({**metadata, "normaliser": version(derivation.adapter)})
+        described = for_pandas(schema(channel), {**metadata, "normaliser": version(derivation.adapter)})
         self._writer = parquet.ParquetWriter(
             self.temporary, described, compression="zstd", compression_level=ZSTD_LEVEL, **_encodings(channel)
         )
