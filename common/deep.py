@@ -31,6 +31,7 @@ CROSSED_NS = 10 * 10**9
 """For so long (ns) a book may be crossed: several messages may make up one change."""
 LOOK_NS = 10**9
 """How often a book is looked at."""
+COUNTER_DIGITS = 20
 FINDINGS_MAX = 1_000
 """Findings of a symbol that are kept."""
 
@@ -184,6 +185,8 @@ class _Walk:
                 self._is_known, self._crossed_since = False, 0
 
     def _take_book(self, before: Event | None, event: Event) -> None:
+        if self._is_known and before is not None and _happened(event) - self._looked >= LOOK_NS:
+            self._look(before, event)
         if event["type"] == "snapshot":
             self._book.replace(event["bids"], event["asks"])
             self._is_known, self._crossed_since = True, 0
@@ -191,17 +194,22 @@ class _Walk:
             if before is not None and _breaks(self._adapter, before, event):
                 self._claim("book", before, event, f"the delta {event['seq']} does not follow {before['seq']}")
             self._book.apply(event["bids"], event["asks"])
-        ts = event["ts_recv"]
-        if not self._is_known or ts - self._looked < LOOK_NS:
-            return
-        self._looked = ts
+
+    def _look(self, before: Event, event: Event) -> None:
+        """Whether the book as it stood between two events was crossed, and for how long."""
+        self._looked = now = _happened(event)
         if not crossed(self._book):
             self._crossed_since = 0
-        elif not self._crossed_since:
-            self._crossed_since = ts
-        elif ts - self._crossed_since >= CROSSED_NS:
-            self._say(f"book: crossed since {self._crossed_since} ns at {event['seq']}, and no gap tells of it")
+            return
+        self._crossed_since = self._crossed_since or _happened(before)
+        if now - self._crossed_since >= CROSSED_NS:
+            self._say(f"book: crossed from {self._crossed_since} ns to {now} ns, and no gap tells of it")
             self._is_known = False  # once is enough
+
+
+def _happened(event: Event) -> int:
+    """The exchange's time, or ours where it sends none: how long a book was crossed is a matter of the market."""
+    return int(event["ts_recv"] if event["ts_event"] is None else event["ts_event"])
 
 
 def _breaks(adapter: Adapter, before: Event, event: Event) -> bool:
@@ -228,4 +236,5 @@ def _last_id(event: Event) -> int | None:
 
 
 def _number(text: Any) -> int | None:
-    return int(text) if isinstance(text, str) and text.isdecimal() else None
+    """A counter as a number; None for what is none: longer ids are made of several fields (HTX: 27 digits)."""
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < COUNTER_DIGITS else None

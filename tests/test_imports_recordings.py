@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from common import exchanges
+from common import deep, exchanges
 from common.adapter import Adapter
 from common.client import Client
 from common.disk import Disk
@@ -88,6 +88,7 @@ def test_a_recording_when_imported_then_the_log_holds_each_payload_and_time_and_
     assert sorted(kept) == sorted(wanted)
     if imported.adapter.NAME != "bitstamp":  # whose books were asked for before the first delta: they follow it
         assert kept == wanted
+    assert list(deep.prove(imported.directory, imported.adapter)) == []
     report = verify(imported.directory, 2)
     assert (report.findings, report.stale, report.without_tables) == ([], 0, 0)
     assert report.tables == sum(1 for path in imported.directory.glob("*/????-??/*[0-9].bz2")) // 2
