@@ -108,6 +108,16 @@ def test_a_damaged_file_is_told_and_left_and_the_others_are_sealed(
     assert_sealed(full[1:])
 
 
+def test_a_file_that_rots_after_its_sync_is_not_sealed_and_is_reported(workers: SealWorkers, full: list[Path]) -> None:
+    """So that the archiver starts anew, and mends it."""
+    path = next(path for path in full if b'"p":"1.50"' in path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b'"p":"1.50"', b'"p":"1.51"', 1))
+    workers.add(path)
+    until(lambda: turned(workers), "it is refused")
+    assert workers.rotten == [path]
+    assert sealed_lines(Disk(), path.parent).get(path.stem) is None
+
+
 def test_a_worker_ends_with_who_started_it_in_the_middle_of_a_file(full: list[Path]) -> None:
     """It waits for the file's lock, which is held here, when its parent is killed."""
     with full[0].open("rb") as file:
