@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from .adapter import Adapter
+from .adapter import FAULTS, Adapter
 from .normaliser import Normaliser
 from .reader import Reader
 
@@ -62,5 +62,8 @@ class Names:
 
     def _of_checkpoint(self, symbol: str, complete: int) -> str | None:
         payload = self._reader.last_checkpoint(symbol, complete)
-        instrument = orjson.loads(payload)["state"].get("instrument") if payload is not None else None
-        return None if instrument is None else str(instrument["name"])
+        try:
+            instrument = orjson.loads(payload)["state"].get("instrument") if payload is not None else None
+            return None if instrument is None else str(instrument["name"])
+        except FAULTS:
+            return None  # a damaged checkpoint: `verify` names it

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import orjson
-
 from .adapter import Adapter, version
 from .blocks import place_of
 from .codec import CodecError, decompress
@@ -30,7 +28,7 @@ from .normaliser import Normaliser
 from .process import boot_id
 from .record import decode, seq_of, ts_recv_of
 from .storage import ARCHIVED, NO_SYMBOL, decode_symbol, read_archived, symbol_dirs
-from .subscribed import Subscribed
+from .subscribed import Subscribed, run_of
 from .synced import read_synced
 
 JOINED_LINES = 1000
@@ -243,8 +241,7 @@ class Reader:
                 continue
             record = decode(line)
             if record.kind == "checkpoint":
-                data = orjson.loads(record.payload or b"{}")
-                found = self._begun_with(int(data.get("run", 0))).after(record)
+                found = self._begun_with(run_of(record)).after(record)
             else:
                 found = found.after(record)
         return found

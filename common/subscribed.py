@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .record import Record
+from .adapter import FAULTS
+from .record import Record, RecordError
 
 
 class Subscribed(NamedTuple):
@@ -19,7 +20,13 @@ class Subscribed(NamedTuple):
     away: dict[str, dict[str, Any]] | None = None
 
     def after(self, record: Record) -> "Subscribed":
-        """The same after a record of one of the three kinds."""
+        """The same after a record of one of the three kinds. Raises RecordError where its payload is damaged."""
+        try:
+            return self._after(record)
+        except FAULTS as error:
+            raise _damaged(record, error) from None
+
+    def _after(self, record: Record) -> "Subscribed":
         data = orjson.loads(record.payload or b"{}")
         if record.kind == "start":
             told = data.get("subscriptions", {})
@@ -35,6 +42,19 @@ class Subscribed(NamedTuple):
         return self._replace(
             symbols=data["symbols"], away={symbol: topics for symbol, topics in away.items() if topics}
         )
+
+
+def run_of(record: Record) -> int:
+    """The number of the `start` of the run that a checkpoint of no symbol belongs to. Raises RecordError."""
+    try:
+        return int(orjson.loads(record.payload or b"{}").get("run", 0))
+    except FAULTS as error:
+        raise _damaged(record, error) from None
+
+
+def _damaged(record: Record, error: Exception) -> RecordError:
+    mend = "`trade-archivist verify` says where; a start of the archiver mends files that are being written"
+    return RecordError(f"record {record.seq} ({record.kind}) is damaged ({error}): {mend}")
 
 
 def _left(start: int, symbols: list[str], channels: list[str] | None, owed: dict[str, Any]) -> dict[str, Any] | None:

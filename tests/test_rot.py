@@ -16,7 +16,7 @@ from common.sealing import RottenError, seal
 from common.storage import ARCHIVED, holes
 from common.synced import SYNCED, read_synced
 from common.verify import verify
-from tests.archives import FIRST, NORMALISER, Archive, hours
+from tests.archives import FIRST, NORMALISER, Archive, hours, trade
 
 COUNT = 1200
 RIGHT, WRONG = b"61837.64", b"61837.65"
@@ -153,3 +153,18 @@ def test_slice_when_nothing_tells_how_far_the_archive_is_complete_then_it_is_an_
     header = orjson.loads(Answers(archive.storage).answer(orjson.dumps(request))[0])
     assert header["error"]["code"] == "corrupt"
     assert "restart the archiver" in header["error"]["message"]
+
+
+def test_book_when_the_start_of_a_run_is_damaged_in_the_file_being_written_then_it_is_a_clear_error(
+    tmp_path: Path,
+) -> None:
+    archive = Archive(tmp_path)
+    archive.begin()
+    archive.take([trade(FIRST + 1)])
+    archive.close()
+    path = next(archive.directory.glob("_/*/*.open"))
+    path.write_bytes(path.read_bytes().replace(b'"subscriptions"', b'"subscr\x01ptions"'))
+    request = {"op": "book", "exchange": "binance", "symbol": "BTCUSDT"}
+    header = orjson.loads(Answers(archive.storage).answer(orjson.dumps(request))[0])
+    assert header["error"]["code"] == "corrupt"
+    assert f"record {FIRST} (start) is damaged" in header["error"]["message"]
