@@ -109,8 +109,7 @@ class Recorder:
                 lines.append(b'{"seq":%d%b%b%b}\n' % (seq, received, place, payload))
                 seq += 1
             self._weigh(works, payloads)
-        self.has_data = any(work is not None for work in works)
-        self.next = seq
+        self.next, self.has_data = seq, any(work is not None for work in works)
         self._commit(lines, works)
         return others
 
