@@ -45,6 +45,7 @@ class Adapter(Protocol):
     BOOK: BookRule
     WHOLE: Mapping[str, str]  # for each channel, what can be known of holes: proven, detected, else unverifiable
 
+    ROUTES: tuple[str, ...]  # ways to spread streams over paths, the likeliest first; none: each has one path
     CANDLE_INTERVALS: tuple[str, ...]  # in its own names
     CANDLE_DEFAULT: str  # a minute
     SNAPSHOT_DEPTH_MAX: int
@@ -64,6 +65,7 @@ class Adapter(Protocol):
     def symbol_error(self, symbol: str) -> str | None: ...
     def streams(self, symbol: str, channels: list[str], candle_intervals: list[str]) -> dict[str, tuple[str, str]]: ...
     def path(self, stream: str) -> str: ...
+    def routes(self, stream: str) -> tuple[str, ...]: ...  # the paths that may serve it, one for each of ROUTES
     def subscribe(self, names: list[str], request_id: int) -> list[bytes]: ...
     def unsubscribe(self, names: list[str], request_id: int) -> list[bytes]: ...
     def reply(self, message: Any) -> Reply | None: ...
@@ -157,6 +159,8 @@ DEFAULTS: dict[str, Any] = {
     "POLLS": {},
     "loads": orjson.loads,
     "path": lambda _stream: "",
+    "ROUTES": (),
+    "routes": lambda _stream: (),
     "answer": lambda _message: None,
     "is_shutdown": lambda _message: False,
     "count": None,

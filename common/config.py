@@ -31,6 +31,9 @@ class FeedConfig:
     """Scheme, host and port instead of those of the exchange's WebSocket; empty: the exchange itself."""
     rest_url: str = ""
     """Scheme, host and port instead of those of the exchange's REST; empty: the exchange itself."""
+    ws_route: str = ""
+    """How the exchange spreads its streams over paths, split or unsplit (Binance futures); empty: the usual way, and
+    the other one after a connection that has brought nothing."""
     candle_intervals: tuple[str, ...] = ()
     """The exchange's own names of the candles' lengths; none named: a minute."""
     snapshot_depth: int = 5000

@@ -58,6 +58,9 @@ def _check_with(adapter: Adapter, name: str, value: Any) -> None:
     if name == "candle_intervals":
         for interval in value:
             _check_choice(interval, adapter.CANDLE_INTERVALS)
+    if name == "ws_route" and value and value not in adapter.ROUTES:
+        there_are = f"it has {', '.join(adapter.ROUTES)}" if adapter.ROUTES else "its streams have one path each"
+        raise ValueError(f"{value!r} is no route of {adapter.NAME}: {there_are}")
     if name == "snapshot_depth" and value > adapter.SNAPSHOT_DEPTH_MAX:
         raise ValueError(f"{value} is above {adapter.SNAPSHOT_DEPTH_MAX}, the most that {adapter.NAME} gives")
 

@@ -119,6 +119,7 @@ class Shard:
     retry_at: float = 0.0
     attempts: int = 0
     replace_at: float = 0.0
+    silent: set[str] = field(default_factory=set)  # streams that were asked for again on the live connection
     in_vain: int = 0  # connections, one after the other, that brought no data
     most: int | None = None  # streams in a request, after requests that the exchange has ignored; None: as it allows
 

@@ -17,6 +17,7 @@ from .adapter import Adapter
 from .config import FeedConfig
 from .connection import Connection, ConnectionLostError, Drain, Frame, close_code, connect
 from .recorder import Recorder
+from .routes import Routes
 from .shards import TOO_BIG, Link, Shard, ShardPolicy, batches, spread
 from .subscribing import Subscriber
 
@@ -49,8 +50,9 @@ class Wires:
         streams = [
             adapter.streams(symbol, list(config.channels), list(config.candle_intervals)) for symbol in config.symbols
         ]
+        self._routes = Routes(adapter, config.ws_route)
         self._limits = adapter.STREAMS_PER_CONNECTION, adapter.STREAMS_BYTES
-        self._shards = spread(streams, self._limits[0], adapter.path, self._limits[1])
+        self._shards = spread(streams, self._limits[0], self._routes.path, self._limits[1])
         self._policy = ShardPolicy(
             adapter.CONNECTS_PER_5_MIN,
             adapter.CONNECT_INTERVAL_S,
@@ -90,6 +92,11 @@ class Wires:
                 self._lost(connection, shard, link, ConnectionLostError(SILENT))
             elif self._policy.brings_nothing(now, shard, link):
                 self._lost(connection, shard, link, ConnectionLostError("no data"))
+                if self._routes.may_change and link.data_at is None:
+                    self._reroute(shard)
+            elif shard.silent and link is shard.live and self._routes.is_partial(shard):
+                self._lost(connection, shard, link, ConnectionLostError("no data of some kinds"))
+                self._reroute(shard)
             elif now >= max(link.next_send_at, self._next_send_at):
                 self._send_next(now, connection, shard, link)
 
@@ -118,6 +125,7 @@ class Wires:
             is_there = stream in shard.streams and stream not in link.not_there()  # else it is asked for in any case
             if is_there and link is shard.live and link.subscribed_at is not None:
                 link.silent[stream] = None
+                shard.silent.add(stream)
 
     def carry(self, streams: list[dict[str, tuple[str, str]]]) -> None:
         """Carry these streams (a dictionary for each symbol) from now on: leave others, put new ones where room is."""
@@ -135,7 +143,7 @@ class Wires:
                 self._shards.remove(shard)
         carried = {name for shard in self._shards for name in shard.streams}
         new = [each for each in streams if not each.keys() <= carried]  # with what another connection carries, too
-        for shard in spread(new, self._limits[0], self._adapter.path, self._limits[1]):
+        for shard in spread(new, self._limits[0], self._routes.path, self._limits[1]):
             self._join(shard)
 
     def _join(self, new: Shard) -> None:
@@ -161,6 +169,25 @@ class Wires:
             places = (place for name, place in shard.streams.items() if name not in waiting)
             found |= {symbol: connection.number for of, symbol in places if of == channel}
         return found
+
+    def _reroute(self, shard: Shard) -> None:
+        """Serve a shard's streams by another route: over as many connections as that takes."""
+        if shard not in self._shards or shard.connecting:
+            return
+        for connection, other, link in list(self._open.values()):
+            if other is shard:
+                self._lost(connection, shard, link, ConnectionLostError("another route is tried", 1000))
+        route = self._routes.change()
+        by_symbol: dict[str, dict[str, tuple[str, str]]] = {}
+        for name, (channel, symbol) in shard.streams.items():
+            by_symbol.setdefault(symbol, {})[name] = (channel, symbol)
+        new = spread(list(by_symbol.values()), self._limits[0], self._routes.path, self._limits[1])
+        for each in new:
+            each.in_vain, each.retry_at = shard.in_vain, shard.retry_at
+        self._shards.remove(shard)
+        self._shards += new
+        text = "%s no data by %s: trying the route %s (feed.%s.ws_route sets one for good)"
+        log.warning(text, self._adapter.NAME, shard.path, route, self._adapter.NAME)
 
     def renew_book(self, symbol: str) -> bool:
         """Ask for a book on the socket: by its own request, or by subscribing anew. False: it is too early."""
@@ -197,6 +224,8 @@ class Wires:
         if ws is None:
             self._policy.failed(now, shard)
             log.warning("%s connect failed: %s", self._adapter.NAME, error)
+            if self._routes.fails(shard):
+                self._reroute(shard)
             return
         if self.paused:
             if ws.sock is not None:
@@ -208,6 +237,7 @@ class Wires:
         asked = batches(list(shard.streams), shard.most or self._adapter.STREAMS_PER_SUBSCRIBE)
         link = Link(number, now, asked, last_heard_at=now)
         link.ping_at = now + self._adapter.PING_INTERVAL_S
+        shard.silent.clear()
         self._open[number] = (connection, shard, link)
         self._remember_open()
         self._recorder.record(self._stamp(), "open", conn=number, head={"url": connection.url})

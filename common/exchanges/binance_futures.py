@@ -57,6 +57,7 @@ _STREAM = {
     "funding": "markPrice@1s", "mark": "markPrice@1s", "liquidation": "forceOrder",
 }  # fmt: skip
 _OTHER_BOOK = re.compile(r"@(?:depth\d|rpiDepth)")
+_UNSPLIT = "/stream"
 _PUBLIC = ("depth", "bookTicker", "trade", "rpiDepth")
 _update = tuple.__new__  # as Update(…), in half the time: for what comes most
 
@@ -76,6 +77,10 @@ def route(stream: str) -> str:
     Single trades are public although no page says so: on /market they are silent.
     """
     return "public" if stream.partition("@")[2].startswith(_PUBLIC) else "market"
+
+
+def _split(stream: str) -> str:
+    return f"/{route(stream)}/stream"
 
 
 def _symbol_error(coin: bool, symbol: str) -> str | None:
@@ -274,7 +279,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "WS_URL": "wss://fstream.binance.com",
         "REST_URL": "https://fapi.binance.com",
         "symbol_error": partial(_symbol_error, False),
-        "path": lambda stream: f"/{route(stream)}/stream",
+        "path": _split,
+        "ROUTES": ("split", "unsplit"),
+        "routes": lambda stream: (_split(stream), _UNSPLIT),
         "parse": partial(_parse, 1, _USD_READERS),
         "request": partial(_request, "/fapi/v1"),
         "instruments_request": partial(_instruments_request, "/fapi/v1"),
@@ -284,7 +291,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "WS_URL": "wss://dstream.binance.com",
         "REST_URL": "https://dapi.binance.com",
         "symbol_error": partial(_symbol_error, True),
-        "path": lambda _stream: "/stream",  # unsplit, as far as is known
+        "path": lambda _stream: _UNSPLIT,  # as far as is known; one report of 2026-05 says otherwise
+        "ROUTES": ("unsplit", "split"),
+        "routes": lambda stream: (_UNSPLIT, _split(stream)),
         "parse": partial(_parse, 2, _COIN_READERS),
         "request": partial(_request, "/dapi/v1"),
         "instruments_request": partial(_instruments_request, "/dapi/v1"),
