@@ -23,7 +23,7 @@ FINDINGS_MAX = 100
 """Findings that are told of one file."""
 
 _HEADS = re.compile(
-    rb'\n\{"seq":(\d{1,19}),"ts_recv":(\d{1,19}),(?:"conn":\d+,)?"kind":"\w+"'
+    rb'\n\{"seq":(\d{1,19}),"ts_recv":(\d{1,20}),(?:"conn":\d+,)?"kind":"\w+"'
     rb'(?:,"channel":"[^"\\]*")?(?:,"symbol":("(?:[^"\\]|\\.)*"))?'
 )
 
@@ -105,7 +105,7 @@ def read_each_line(raw: bytes, symbol: str | None, after: int, *, deep: bool) ->
         except RecordError as error:
             bad.append((place, str(error)))
         else:
-            times.append(record.ts_recv)
+            times.append(record.head["ts_recv"])
             if record.symbol != symbol:
                 bad.append((place, f"record {record.seq} belongs to {record.symbol or 'no symbol'}"))
             if record.seq <= after:

@@ -18,7 +18,7 @@ from .events import GAP, INDEX, Action, Parsed, Snapshot, Update
 from .fast_path import FastPath
 from .indices import IndexedStates
 from .judge import Judge
-from .record import Record, decode, parted
+from .record import TS_MAX, Record, decode, parted
 from .topic import Gap, Rules, SymbolState, Topic
 
 Work = tuple[int, int, int, Parsed] | Record
@@ -117,7 +117,10 @@ class Normaliser:
                     data = self._adapter.loads(payload)
                 if "op" not in head or head["op"] == "binary":
                     update = self._adapter.parse(data)
-                    return None if update is None else (head["seq"], head["ts_recv"], head["conn"], update)
+                    if update is None:
+                        return None
+                    ts_recv = head["ts_recv"]
+                    return head["seq"], ts_recv if ts_recv <= TS_MAX else TS_MAX, head["conn"], update
             except (ValueError, KeyError, TypeError, RecursionError):
                 return decode(line)
         return decode(line)

@@ -37,7 +37,10 @@ class ConfigError(Exception):
 
 
 class LockedError(Exception):
-    """Another process already does this job on this directory."""
+    """Something is in the way that ends by itself: another process does this job, the clock is not set yet.
+
+    Ends a process with EXIT_CRASH, so that a supervisor tries again.
+    """
 
 
 class Service(Protocol):

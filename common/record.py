@@ -21,6 +21,9 @@ FORMAT = 1
 DATA = b',"data":'
 BASE64 = b',"base64":"'
 
+TS_MAX = (1 << 63) - 1
+"""The last moment that int64 ns hold, in 2262. What a wrong clock recorded later is read as received then."""
+
 _TS_RECV = re.compile(rb'\{"seq":\d+,"ts_recv":(-?\d+)')
 
 
@@ -105,7 +108,7 @@ def decode(line: bytes) -> Record:
     if not line.endswith((b"}", b"}\n")):
         raise RecordError(f"not a whole record: {line[:80]!r}")
     get = head.get
-    return Record(seq, ts_recv, kind, get("conn"), get("channel"), get("symbol"), head, payload)
+    return Record(seq, min(ts_recv, TS_MAX), kind, get("conn"), get("channel"), get("symbol"), head, payload)
 
 
 def parted(line: bytes) -> tuple[Any, bytes]:
@@ -141,7 +144,7 @@ def ts_recv_of(line: bytes) -> int:
     match = _TS_RECV.match(line)
     if match is None:
         raise RecordError(f"not a record: {line[:80]!r}")
-    return int(match[1])
+    return min(int(match[1]), TS_MAX)
 
 
 def looks_whole(data: bytes) -> bool:

@@ -33,7 +33,7 @@ import zmq
 from common import exchanges
 from common.adapter import Adapter
 from common.begin import owed
-from common.clock import Clock
+from common.clock import Clock, why_unset
 from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
@@ -51,6 +51,7 @@ from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
 from common.storage import read_archived
 from common.subscription_log import SubscriptionLog
+from common.times import iso
 from common.wires import Wires
 
 log = logging.getLogger("feed")
@@ -81,6 +82,8 @@ class Feed:
 
     def run(self) -> None:
         directory = self._config.journal_dir(self._exchange)
+        if (wrong := why_unset(time.time_ns())) is not None:
+            raise LockedError(f"{self._exchange}: {wrong}; nothing is recorded until then")
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock(directory / "lock", f"a feed of {self._exchange}"))
             self._wake_in, self._wake_out = socket.socketpair()
@@ -269,11 +272,7 @@ class Feed:
             self._subscriptions.refresh()
         except OSError as no_room:
             log.error("%s a change of the symbols waits for the journal: %s", self._exchange, no_room)
-        if self._clock.step:
-            payload = orjson.dumps({"step_ns": self._clock.step})
-            self._clock.step = 0
-            self._recorder.record(self._stamp(), "clock", payload=payload)
-            log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
+        self._tell_clock()
         self._keeper.check()
         self._keeper.trim()
         self._keeper.keep_within_bound(self._stamp)
@@ -285,6 +284,18 @@ class Feed:
             if count > 0:
                 log.error("%s %s (%d times): the records are kept, please report", self._exchange, error, count)
                 self._normaliser.errors[error] = 0
+
+    def _tell_clock(self) -> None:
+        clock = self._clock
+        if (refused := clock.refused) is not None:
+            clock.refused = None
+            self._recorder.record(self._stamp(), "clock", payload=orjson.dumps({"refused": iso(refused)}))
+            log.error("%s %s; times go on by the monotonic clock", self._exchange, why_unset(refused))
+        if clock.step:
+            payload = orjson.dumps({"step_ns": clock.step})
+            clock.step = 0
+            self._recorder.record(self._stamp(), "clock", payload=payload)
+            log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
 
     # -- out ---------------------------------------------------------------------------------------------------
 

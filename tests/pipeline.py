@@ -137,14 +137,17 @@ class Pipeline:
             "--publish", self.endpoint.removeprefix("tcp://"), "--listen", self.server.removeprefix("tcp://"),
         ]  # fmt: skip
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of every process."""
+        return {**os.environ, **self._environ}
+
     def start(self, *names: str, **environ: str) -> None:
         for name in names or ("archiver", "feed"):
             command = [sys.executable, "-m", f"processes.{name}", *self.arguments()]
             with self.log.open("ab") as log:
                 self._log_from[name] = log.tell()
-                self._children[name] = subprocess.Popen(
-                    command, cwd=ROOT, env={**os.environ, **self._environ, **environ}, stderr=log
-                )
+                self._children[name] = subprocess.Popen(command, cwd=ROOT, env={**self.environ, **environ}, stderr=log)
 
     def kill(self, *names: str, signal_number: int = signal.SIGKILL) -> None:
         for name in names:

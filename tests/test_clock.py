@@ -1,9 +1,10 @@
 """The clock of the records: still over a small step back, believed and told over a great one."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.clock import STEP_NS, Clock
+from common.clock import EARLIEST_NS, LATEST_NS, STEP_NS, Clock, why_unset
 
 T0 = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -59,3 +60,23 @@ def test_time_runs_back_only_where_a_step_is_told(passed: list[tuple[int, int]])
         assert stamp >= last or random_walk.step < -STEP_NS
         assert stamp == wall or (stamp == last and last - wall <= 2 * STEP_NS)
         last = stamp
+
+
+@pytest.mark.parametrize("wrong", [-1, 0, EARLIEST_NS - 10 * SECOND, LATEST_NS, 1 << 63, 1 << 64, 1 << 70])
+def test_a_time_that_cannot_be_right_is_refused_and_told_once_and_time_goes_on(wrong: int) -> None:
+    steady = clock()
+    assert [steady.stamp(wrong + passed, 5 + passed) for passed in (1, SECOND, 2 * SECOND)] == [
+        T0 + 1, T0 + SECOND, T0 + 2 * SECOND,
+    ]  # fmt: skip
+    assert (steady.refused, steady.step) == (wrong + 1, 0)
+    steady.refused = None
+    assert steady.stamp(wrong, 5 + 3 * SECOND) == T0 + 3 * SECOND and steady.refused is None
+    assert steady.stamp(T0 + 4 * SECOND, 5 + 4 * SECOND) == T0 + 4 * SECOND and steady.step == 0
+    steady.stamp(wrong, 5 + 4 * SECOND)
+    assert steady.refused == wrong
+
+
+def test_a_first_time_that_cannot_be_right_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"shows 2262-04-11T23:47:16[.]854775808Z, not between 2000 and 2200: set it"):
+        Clock().stamp(1 << 63, 5)
+    assert why_unset(T0) is None and "1970-01-01" in str(why_unset(0))
