@@ -1,0 +1,114 @@
+"""Gaps of records that are missing, case by case: subscriptions, holes, checkpoints, what a run owes (rules 19, 20)."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from common import exchanges
+from common.adapter import Adapter
+from common.begin import owed
+from common.disk import Disk
+from common.events import GAP, Event
+from common.reader import Reader
+from common.record import decode
+from common.subscribed import Subscribed
+from tests.archives import FIRST, FIRST_TS, Archive, trade
+from tests.record_logs import quote_frame
+from tests.test_normaliser_cases import Run, rest_trades, told
+
+BINANCE = cast(Adapter, exchanges.get("binance"))
+
+
+def gaps(events: list[Event], channel: str) -> list[tuple[Any, ...]]:
+    found = [event for event in events if event["channel"] == GAP and event["channels"] == [channel]]
+    return [(event["gap"], event["state"], event["reason"], event["ts_from"], event["ts_to"]) for event in found]
+
+
+def changed(run: Run, *symbols: str, added: tuple[str, ...] = (), removed: tuple[str, ...] = ()) -> list[Event]:
+    payload = {"symbols": symbols, "added": added, "removed": removed, "channels": ["trade", "book", "quote", "candle"]}
+    payload["owed"] = {symbol: run.normaliser.away.get(symbol, {}) for symbol in added}
+    return run.take("subscriptions", payload=orjson.dumps(payload))
+
+
+def test_a_removed_symbol_has_one_gap_until_its_first_data_after_it_is_added() -> None:
+    run = Run()
+    run.trades(1, 5)
+    assert gaps(changed(run, removed=("AAA",)), "trade") == [(3, "open", "unsubscribed", 30, None)]
+    assert run.trades(1, 6) == []
+    assert gaps(changed(run, "AAA", added=("AAA",)), "trade") == [(3, "open", "unsubscribed", 30, None)]
+    opened, after = run.trades(1, 9)
+    assert (opened["gap"], opened["first_id"], opened["last_id"], after["id"]) == (3, "6", "8", "9")
+    ended, *late = run.rest(run.actions()[0], 200, rest_trades(6, 7, 8, 9))
+    assert [event["id"] for event in late] == ["6", "7", "8"] and (ended["gap"], ended["state"]) == (3, "backfilled")
+    assert run.normaliser.away == {}
+
+
+def test_a_start_that_records_less_opens_gaps_of_the_rest_and_the_next_one_keeps_them() -> None:
+    owes = {"ts": 7, "topics": {"AAA": {"trade": 5, "mark": None}, "BBB": {"trade": 2}}}
+    run = Run(owed=owes)
+    away = run.normaliser.away
+    assert {symbol: {channel: topic.gap for channel, topic in topics.items()} for symbol, topics in away.items()} == {
+        "AAA": {"mark": 1}, "BBB": {"trade": 1},
+    }  # fmt: skip
+    told_away = orjson.loads(orjson.dumps(away))
+    again = run.take("start", payload=orjson.dumps({"subscriptions": {"symbols": []}, "owed": {"away": told_away}}))
+    assert again == [] and orjson.loads(orjson.dumps(run.normaliser.away)) == told_away
+
+
+def test_a_hole_is_a_gap_from_the_last_event_before_it_to_the_first_one_behind_it() -> None:
+    run = Run()
+    run.trades(1, 5)
+    run.normaliser.hole(3, 9)
+    run.seq = 9
+    opened = run.frame(1, quote_frame("AAA", 1))
+    assert gaps(opened, "trade") == [(10, "open", "missing", 20, None)]
+    holes = {(event["first_seq"], event["last_seq"]) for event in opened if event.get("state") == "open"}
+    assert holes == {(3, 9)}
+    assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 20, 110)]
+
+
+def test_a_checkpoint_that_knows_of_events_that_were_not_seen_shows_a_hole() -> None:
+    whole, short = Run(), Run()
+    for run in (whole, short):
+        run.trades(1, 5)
+    whole.trades(1, 6, 7)
+    checkpoint = whole.normaliser.checkpoint("AAA")
+    whole_events = whole.take("checkpoint", symbol="AAA", payload=checkpoint)
+    short.seq += 2
+    events = short.take("checkpoint", symbol="AAA", payload=checkpoint)
+    assert whole_events == []
+    assert gaps(events, "trade") == [(5, "open", "missing", 20, None), (5, "closed", "missing", 20, 50)]
+    assert gaps(events, "quote") == []
+    assert told(short.trades(1, 8)) == [("8",)] == told(whole.trades(1, 8))
+
+
+def test_what_is_owed_when_the_journal_is_lost_comes_from_the_archive(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    archive.begin()
+    archive.take([trade(FIRST + place, FIRST_TS + place, "BTCUSDT", place) for place in range(1, 9)])
+    archive.close()
+    debt = owed(Disk(), tmp_path / "nothing", BINANCE, {}, Reader(archive.storage, BINANCE))
+    assert debt["ts"] == FIRST_TS + 8
+    assert debt["topics"] == {"BTCUSDT": {"trade": 8}, "ETHUSDT": {"trade": None}}
+
+
+def test_what_a_run_does_not_record_is_known_from_its_start_and_from_each_change() -> None:
+    run = Run(owed={"ts": 7, "topics": {"AAA": {"trade": 5}, "BBB": {"trade": 2}}})
+    start = {"subscriptions": {"symbols": ["AAA"], "channels": ["trade"]}}
+    start["owed"] = {"ts": 7, "topics": {"AAA": {"trade": 5}, "BBB": {"trade": 2}}}
+
+    def record(kind: str, seq: int, payload: Any) -> Any:
+        line = b'{"seq":%d,"ts_recv":%d,"kind":"%b","data":%b}\n' % (
+            seq,
+            seq * 10,
+            kind.encode(),
+            orjson.dumps(payload),
+        )
+        return decode(line)
+
+    found = Subscribed(0).after(record("start", 1, start))
+    assert found.away == orjson.loads(orjson.dumps(run.normaliser.away))
+    change = {"symbols": ["BBB"], "added": ["BBB"], "removed": ["AAA"], "channels": ["trade"]}
+    found = found.after(record("subscriptions", 2, change))
+    assert found.symbols == ["BBB"] and found.away == {"AAA": {"trade": {"gap": 2, "ts_from": 20, "id": None}}}
