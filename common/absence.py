@@ -102,7 +102,10 @@ class Absence:
                 self._out.open_gap(state, topic, topic.gap.reason, {"first_seq": first, "last_seq": last})
 
     def compare(self, own: SymbolState, kept: SymbolState) -> None:
-        """Go on from a checkpoint's state, which knows of events that the carried state has not seen: tell the gaps."""
+        """Go on from a checkpoint's state, which knows of events that the carried state has not seen: tell the gaps.
+
+        A book goes on with the checkpoint's: it is told as a snapshot, or deltas would be applied to the book before.
+        """
         kept.gaps.last, kept.gaps.part = max((own.gaps.last, own.gaps.part), (kept.gaps.last, kept.gaps.part))
         for channel, topic in kept.channels.items():
             before = own.channels.get(channel)
@@ -115,3 +118,9 @@ class Absence:
                 self._out.tell_gap(kept, topic, gap, "closed", numbers)
             elif before.gap is not None and before.gap.reason == MISSING and topic.gap is None:
                 self._out.tell_gap(kept, topic, before.gap, "closed")
+            else:
+                continue
+            if channel == "book" and kept.sync.synced:
+                bids, asks = kept.sync.book.top()
+                fields = {"type": "snapshot", "bids": bids, "asks": asks, "last_id": str(kept.sync.id)}
+                self._out.emit(kept, topic, None, fields)

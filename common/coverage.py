@@ -210,7 +210,7 @@ class Coverage:
         told = [range(file.seq[0], file.seq[1] + 1) for file in self._reader.files(symbol) if file.is_told]
         told = [each for each in told if each.start <= last and each.stop > stretch.first]
         for seq, messages in self._reader.messages([symbol], stretch.last, last):
-            for message in messages:
+            for message in gaps_first(messages):
                 self._count(stretch, open_spans, seq, message, any(seq in each for each in told))
             stretch.last = seq
             if time.monotonic() > self._deadline:
@@ -236,6 +236,11 @@ class Coverage:
             span = open_spans[channel] = Span(channel, (seq, seq), (ts_recv, ts_recv), 0, 0, is_told, is_torn)
             stretch.items.append(span)
         span.seq, span.ts_recv, span.events = (span.seq[0], seq), (span.ts_recv[0], ts_recv), span.events + 1
+
+
+def gaps_first(messages: Sequence[bytes]) -> list[bytes]:
+    """The messages of one record with its gaps in front: what it brings lies behind what it shows to be missing."""
+    return sorted(messages, key=lambda message: not message.startswith(GAP.encode(), message.index(b"/") + 1))
 
 
 # -- intervals -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import orjson
 from .adapter import Adapter
 from .bars import Bar, Bars
 from .book import Book, crossed
-from .coverage import Coverage
+from .coverage import Coverage, gaps_first
 from .errors import BadRequestError
 from .events import GAP, Event, body
 from .inspection import Finding
@@ -53,7 +53,7 @@ def prove(directory: Path, adapter: Adapter) -> Iterator[Finding]:
     for symbol in reader.symbols():
         walk = _Walk(adapter, symbol, _intervals(Coverage(reader, adapter), adapter, symbol, complete))
         for _, messages in reader.messages([symbol], 0, complete):
-            for message in messages:
+            for message in gaps_first(messages):
                 walk.take(orjson.loads(body(message)))
         for what in walk.end(_still_open(reader, symbol, complete)):
             yield Finding(str(directory / encode_symbol(symbol)), None, what, _MEND)

@@ -301,4 +301,8 @@ def test_an_hour_that_is_removed_by_hand_is_a_gap_in_every_answer(
     with Client(storage=pipeline.storage) as client:
         told = client.gaps("binance", "ETHUSDT")
         assert {gap["reason"] for gap in told} >= {"missing"}
+        moment = files[2].ts_recv[1]
+        rows = client.slice("binance", "ETHUSDT", "book", end=moment + 1).book_snapshots(5, "100ms").rows()
+        (bid, ask) = (client.book("binance", "ETHUSDT", at=rows[-1].ts - 1)[side][0][0] for side in ("bids", "asks"))
+        assert rows[-1].whole and (rows[-1].levels[0], rows[-1].levels[2]) == (float(bid), float(ask))
     assert_not_whole(pipeline, removed.ts_recv[0] + SECOND // 5, removed.ts_recv[1] - SECOND // 5)

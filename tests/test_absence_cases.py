@@ -14,8 +14,8 @@ from common.reader import Reader
 from common.record import decode
 from common.subscribed import Subscribed
 from tests.archives import FIRST, FIRST_TS, Archive, trade
-from tests.record_logs import quote_frame
-from tests.test_normaliser_cases import Run, rest_trades, told
+from tests.record_logs import delta_frame, quote_frame
+from tests.test_normaliser_cases import Run, rest_trades, synced, told
 
 BINANCE = cast(Adapter, exchanges.get("binance"))
 
@@ -81,6 +81,24 @@ def test_a_checkpoint_that_knows_of_events_that_were_not_seen_shows_a_hole() -> 
     assert gaps(events, "trade") == [(5, "open", "missing", 20, None), (5, "closed", "missing", 20, 50)]
     assert gaps(events, "quote") == []
     assert told(short.trades(1, 8)) == [("8",)] == told(whole.trades(1, 8))
+
+
+def test_a_book_behind_a_hole_goes_on_with_the_checkpoints_and_is_told_as_a_snapshot() -> None:
+    whole, short = Run(), Run()
+    for run in (whole, short):
+        synced(run)
+    whole.frame(1, delta_frame("AAA", 6, 6, {"3": "4"}))
+    checkpoint = whole.normaliser.checkpoint("AAA")
+    short.seq += 1
+    short.normaliser.hole(whole.seq, whole.seq)
+    events = short.take("checkpoint", symbol="AAA", payload=checkpoint)
+    (snapshot,) = [event for event in events if event["channel"] == "book"]
+    bids, asks = whole.normaliser.symbols["AAA"].sync.book.top()
+    assert (snapshot["type"], snapshot["last_id"]) == ("snapshot", "6")
+    assert (snapshot["bids"], snapshot["asks"]) == ([list(each) for each in bids], [list(each) for each in asks])
+    assert [state for _, state, _, _, _ in gaps(events, "book")] == ["open", "closed"]
+    (delta,) = short.frame(1, delta_frame("AAA", 7, 7, {"3": "5"}))
+    assert (delta["prev"], delta["type"]) == (snapshot["seq"], "delta")
 
 
 def test_what_is_owed_when_the_journal_is_lost_comes_from_the_archive(tmp_path: Path) -> None:
