@@ -15,7 +15,7 @@ from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from math import nan
 from typing import NamedTuple
 
-from .events import GAP, Event
+from .events import GAP, SKIPPED, Event
 from .grid import By, Grid, Interval
 from .observed import Key, Observed
 
@@ -192,7 +192,7 @@ class Bars:
             ts = event["ts_recv"]  # gaps have no other time
         observed.see(key, event, ts)
         observed.gap(key, event, ts, repaired=self._by_event and event["state"] == "backfilled")
-        if "last_id" in event or "last_seq" in event:  # what is missing ends before it
+        if "last_id" in event or event.get("reason") == SKIPPED:  # what is missing ends before the event that shows it
             observed.close(key, event["gap"], ts)
 
     def _finished(self, begins: range) -> list[Bar]:

@@ -1,5 +1,7 @@
 """How a run of the feed begins: the `start` record, and what the run before could not write any more (rule 2)."""
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +9,24 @@ import orjson
 
 from . import __version__
 from .adapter import Adapter, version
+from .codec import CodecError
 from .disk import Disk
 from .events import Update
 from .journal import Opened, segment_names
 from .reader import Reader
 from .record import FORMAT, RecordError, decode, seq_of
 from .recorder import Recorder
+from .subscribed import Subscribed
+
+log = logging.getLogger("feed")
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
+
+_TELLS = re.compile(
+    rb'^\{"seq":\d+,"ts_recv":\d+,"kind":(?:"start",|"subscriptions","data"|"checkpoint","data")', re.MULTILINE
+)
+"""The beginnings of records that tell what is subscribed."""
 
 
 def owed(
@@ -28,30 +39,63 @@ def owed(
 
     The journal tells it. What it does not know comes from the `archive`: all of it where the journal was lost.
     """
-    complete = 0 if archive is None else archive.complete()
-    told = facts.get("subscriptions") or {}
-    if not told and archive is not None and complete:
-        known = archive.subscribed(complete)
-        told = {"symbols": known.symbols or [], "channels": known.channels or adapter.CHANNELS, "away": known.away}
     tail = _tail(disk, journal_dir)
+    try:
+        complete = 0 if archive is None else archive.complete()
+        return _debt(tail, adapter, facts, archive if complete else None, complete)
+    except (CodecError, RecordError) as error:  # damaged: the archiver repairs it, and the feed does not wait
+        log.warning("%s the archive does not tell how far it had come: %s", adapter.NAME, error)
+    told = facts.get("subscriptions") or {}
+    symbols = set(told.get("symbols", ())) | set(archive.symbols() if archive is not None else ())
+    return _debt(tail, adapter, {**facts, "subscriptions": {**told, "symbols": sorted(symbols)}}, None, 0)
+
+
+def _debt(
+    tail: bytes, adapter: Adapter, facts: dict[str, Any], archive: Reader | None, complete: int
+) -> dict[str, Any]:
+    last = max(_last_seq(tail), complete)
+    told = facts.get("subscriptions") or {}
+    if not told:
+        known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete))
+        told = {"symbols": known.symbols or [], "channels": known.channels, "away": known.away}
+    channels = told.get("channels") or adapter.CHANNELS
+    recorded = {symbol: set(channels) for symbol in told["symbols"]}
+    away: dict[str, dict[str, Any]] = {}
+    for symbol, topics in (told.get("away") or {}).items():
+        for channel, what in topics.items():
+            if what["gap"] > last:  # the record that ended the topic is lost, with what came before it
+                recorded.setdefault(symbol, set()).add(channel)
+            else:
+                away.setdefault(symbol, {})[channel] = what
     conns = sorted(map(int, facts.get("connections", {})))
-    topics = {
+    topics_ids = {
         symbol: {
             channel: _last_id(tail, adapter, conns, channel, symbol)
             if channel in adapter.DENSE | adapter.REPEATS
             else None
-            for channel in told["channels"]
+            for channel in sorted(channels)
         }
-        for symbol in told.get("symbols", ())
+        for symbol, channels in recorded.items()
     }
-    debt = {"ts": _ts_of(_last_line(tail, b'"kind":"in"')), "topics": topics, "away": told.get("away") or {}}
+    debt = {"ts": _ts_of(_last_line(tail, b'"kind":"in"')), "topics": topics_ids, "away": away}
     if archive is not None and complete > _last_seq(tail):  # the journal lost what the archive has
         debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
-        for symbol, channels in topics.items():
-            channels |= _archived_ids(archive, adapter, symbol, complete, set(channels))
+        for symbol, ids in topics_ids.items():
+            ids |= _archived_ids(archive, adapter, symbol, complete, set(ids))
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
-    return debt if topics or debt["away"] else {}
+    return debt if topics_ids or away else {}
+
+
+def _subscribed(tail: bytes, known: Subscribed) -> Subscribed:
+    """What was recorded at the journal's end, by the archive and the records behind it."""
+    for found in _TELLS.finditer(tail):
+        line = tail[found.start() : tail.find(b"\n", found.start()) + 1]
+        try:
+            known = known.after(decode(line))
+        except (RecordError, ValueError, KeyError, TypeError):
+            continue
+    return known
 
 
 def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[str, Any]) -> None:

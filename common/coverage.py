@@ -248,7 +248,7 @@ def gaps_first(messages: Sequence[bytes]) -> list[bytes]:
 
 @dataclass
 class Interval:
-    """From the first event to the last between two gaps; `after` is the gap before it."""
+    """From the first event to the last between two gaps; `after` are the gaps before it that are not backfilled."""
 
     start: int
     end: int
@@ -256,7 +256,7 @@ class Interval:
     last_seq: int
     events: int
     bytes: int
-    after: int | None
+    after: set[int]
     is_told: bool
 
     def facts(self) -> dict[str, int | None]:
@@ -274,36 +274,49 @@ class Interval:
 def _intervals(items: Iterator[Item], channel: str) -> list[Interval]:
     """The intervals of one channel. A gap that was backfilled is none any more."""
     found: list[Interval] = []
-    gap: int | None = None  # the one that lies before the next span
+    between: dict[int, bool] = {}  # gaps since the last span, and whether a restart ends them without a word
     is_apart = True
     for item in items:
         if isinstance(item, Span):
             if item.channel != channel:
                 continue
-            after = gap if is_apart else None
-            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, after, item.is_told)
+            each = Interval(*item.ts_recv, *item.seq, item.events, item.bytes, set(between), item.is_told)
             if is_apart or found[-1].is_told != item.is_told or item.is_torn:
+                if not is_apart:
+                    each.after.add(_FOR_EVER)
                 found.append(each)
             else:
                 found[-1].add(each)
-            is_apart = False
+            between, is_apart = {}, False
         elif channel in item["channels"]:
-            last = item["last_seq"] if "last_seq" in item else item["seq"]
+            gap, last = item["gap"], item["last_seq"] if "last_seq" in item else item["seq"]
             if found and last < found[-1].first_seq:
                 continue  # what is missing lies before
             if item["state"] == "open":
-                gap, is_apart = item["gap"], True
+                if item["reason"] == "restart" and gap == item["seq"]:  # what it owes goes back to the last record
+                    between = {each: may_end for each, may_end in between.items() if not may_end}
+                between[gap] = between.get(gap, True) and "last_seq" not in item
+                is_apart = True
             elif item["state"] == "backfilled":
-                _join(found, item["gap"])
-                if is_apart and gap == item["gap"] and found:
+                _join(found, gap)
+                if between.pop(gap, None) is not None and not between and found:
                     is_apart = False
+            elif gap in between:
+                between[gap] = False
     return found
 
 
+_FOR_EVER = 0
+"""Stands for a gap that nothing ends."""
+
+
 def _join(found: list[Interval], gap: int) -> None:
+    """A gap was backfilled: what lies around it is one interval, unless another gap lies there, too."""
     for index in range(len(found) - 1, 0, -1):
-        if found[index].after == gap:
-            found[index - 1].add(found.pop(index))
+        if gap in found[index].after:
+            found[index].after.remove(gap)
+            if not found[index].after:
+                found[index - 1].add(found.pop(index))
 
 
 def _concerns(gap: Event, times: tuple[int, int]) -> bool:

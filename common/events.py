@@ -22,6 +22,8 @@ SPARSE = frozenset({"liquidation", "instrument"})
 INDEX = "index"
 """The channel of an Update that names an index alone: normalise adds it to the `mark` events of the index's symbols."""
 GAP = "gap"
+SKIPPED = "history does not answer"
+"""The reason of a gap that a follower opens: it goes over what history does not have."""
 HEARTBEAT = "heartbeat"
 
 Event = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
-from .events import GAP, HEARTBEAT, Event, topic
+from .events import GAP, HEARTBEAT, SKIPPED, Event, topic
 
 HOLD_BYTES = 64 * 1024**2
 """What is held while history is asked; beyond it, history is asked for that too."""
@@ -28,9 +28,8 @@ LAG_S = 10.0  # how long a topic may stay behind the exchange's heartbeat before
 DEADLINE_S = 10.0  # how long a hole may wait for history where it may be gone over
 
 LOST = "lost with the machine"
-SKIPPED = "history does not answer"
 MISSING = "missing"
-"""The reasons of the gaps that are made here: `withdrawn`, `open`, and what history lacks without a word."""
+"""The reasons of gaps that are made here, beside `SKIPPED`: `withdrawn`, and what history lacks without a word."""
 
 _FAR = 1 << 62  # as far as history can
 _IDS = itertools.count(1)

@@ -93,7 +93,8 @@ class Journal:
         last = max(journal_last, archive_last)
         if jumped:
             # the archive's files may be ahead of what archived.json says of them, by less than a step
-            highest = max(journal_last, archived.highest + CEILING_STEP if archived.known else 0, self._ceiling)
+            of_archive = archived.highest + CEILING_STEP if archived.known else 0
+            highest = max(journal_last, of_archive, self._ceiling, self._begins - 1)
             self.next = self._begins = max(now_us, highest + 1)
         else:
             self.next = last + 1
@@ -260,7 +261,7 @@ class Journal:
                 continue
             torn = index == len(names) - 1 and self._is_torn_line(path, segment)
             if not torn:
-                self._distrust()
+                self._distrust(first_number(names[-1]) + CEILING_STEP)
                 self._set_aside(names[index + 1 :])
             set_aside(self._disk, path, good, self._report, "torn" if torn else "damaged")
             if not good:
@@ -275,9 +276,12 @@ class Journal:
             self._disk.rename(self._directory / name, aside)
             self._report(f"{self._directory / name} lies behind the damage: set aside as {aside.name}")
 
-    def _distrust(self) -> None:
-        """Before damage is set aside: should we be killed then, the next start must not go on from what is left."""
-        self._begins = self._ceiling + 1
+    def _distrust(self, highest: int) -> None:
+        """Before damage is set aside: should we be killed then, the next start must not go on from what is left.
+
+        `highest`: no number above it was used, should the ceiling be lost.
+        """
+        self._begins = max(self._ceiling, highest) + 1
         self._write_meta(clean=False)
 
     def _is_torn_line(self, path: Path, segment: Segment | None) -> bool:

@@ -42,6 +42,15 @@ class SimJournal(Journal):
         return stand
 
 
+class SimReader(Reader):
+    """A reader on the simulated machine."""
+
+    boot_id: str
+
+    def complete(self) -> int:
+        return read_archived(self._disk, self._directory).trusted(self.boot_id)
+
+
 class SimFeed:
     """`processes/feed.py` without its sockets."""
 
@@ -64,7 +73,8 @@ class SimFeed:
         archived = read_archived(self.disk, STORAGE)
         opened = self.journal.open(world.wall // 1000, archived)
         world.truth.rotten_journal = False
-        archive = Reader(STORAGE.parent, ADAPTER, self.disk)
+        archive = SimReader(STORAGE.parent, ADAPTER, self.disk)
+        archive.boot_id = world.boot_id
         debt = owed(self.disk, JOURNAL, ADAPTER, opened.facts, archive)
         self.recorder = Recorder(ADAPTER, self.normaliser, self.journal, self.publish_records, self.publish_event)
         self.keeper = JournalKeeper(self.disk, self.journal, self.recorder, STORAGE)
