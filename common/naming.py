@@ -43,7 +43,7 @@ def meant(
     """
     symbols: dict[str, None] = {}
     named: dict[str, list[str]] = {}
-    for name, symbol in names:
+    for name, symbol in dict.fromkeys(names):  # several answers may list one instrument
         named.setdefault(name, []).append(symbol)
     for text in wanted:
         found = [text] if is_known(text) else sorted(named.get(text, ()))
