@@ -114,6 +114,13 @@ def test_a_changed_listing_is_told_and_known_as_it_was_before_and_after(kraken: 
     pipeline.verify()
 
 
+class NoConnections:
+    """A feed that has no connection carries no book."""
+
+    def carrying(self, channel: str, since: float) -> dict[str, int]:
+        return {}
+
+
 @pytest.fixture
 def coin(tmp_path: Path) -> Iterator[tuple[Errands, Memory, Standin]]:
     """The errands of a feed of one COIN-M contract, beside the stand-in and without all else: time is the test's."""
@@ -125,7 +132,9 @@ def coin(tmp_path: Path) -> Iterator[tuple[Errands, Memory, Standin]]:
         recorder = Recorder(adapter, normaliser, cast(Journal, memory), memory.published, memory.event)
         start = orjson.dumps({"subscriptions": {"symbols": [COIN], "channels": adapter.CHANNELS}})
         recorder.record(1, "start", payload=start)
-        errands = Errands(adapter, config, recorder, normaliser, cast(Wires, None), time.time_ns, lambda: None)
+        errands = Errands(
+            adapter, config, recorder, normaliser, cast(Wires, NoConnections()), time.time_ns, lambda: None
+        )
         errands.begin(0.0, [COIN])
         errands.start()
         yield errands, memory, server
