@@ -30,10 +30,11 @@ from .naming import may_be_name, meant
 from .normaliser import Normaliser
 from .output import time_text
 from .pages import Header, Pages
+from .process import boot_id, holds
 from .reader import Reader
 from .record import RecordError
 from .requests import Request, refusal
-from .storage import read_archived
+from .storage import ARCHIVED, ARCHIVER_LOCK, Archived, read_archived
 
 log = logging.getLogger("history")
 
@@ -197,11 +198,24 @@ class Answers:
     def _status(self) -> Header:
         processes = {}
         for name in self._names():
-            archived = read_archived(Disk(), self._storage / name)
-            processes[name] = {
-                **archived.processes, "complete": archived.complete, "fsynced": archived.fsynced
-            }  # fmt: skip
+            directory = self._storage / name
+            archived = read_archived(Disk(), directory)
+            said = dict(archived.processes)
+            if isinstance(archiver := said.get("archiver"), dict):
+                said["archiver"] = {**self._life(directory, archiver, archived), **archiver}
+            processes[name] = {**said, "complete": archived.complete, "fsynced": archived.fsynced}
         return {"processes": processes, "history": dict(self._about)}
+
+    def _life(self, directory: Path, said: Mapping[str, Any], archived: Archived) -> Header:
+        """Whether the archiver that spoke last still runs, by its lock, and how long ago it spoke."""
+        try:
+            is_alive = holds(directory / ARCHIVER_LOCK, said.get("pid", 0))
+            age_s = (self._clock() - Disk().mtime_ns(directory / ARCHIVED)) / 10**9
+        except OSError:
+            return {"state": "unknown"}
+        is_here = archived.boot_id == boot_id()
+        state = "running" if is_alive else "stopped" if is_here else "stopped, or on another machine"
+        return {"state": state, "said_s_ago": round(age_s, 1)}
 
 
 def failed(frame: bytes, code: str, message: str) -> list[bytes]:

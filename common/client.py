@@ -237,7 +237,10 @@ class Client:
         return self._ranged("gaps", exchange, symbols, channels, start, end)
 
     def status(self) -> dict[str, Any]:
-        """What each process last said about itself: `processes` by exchange, and `history`."""
+        """What each process last said about itself: `processes` by exchange, and `history`.
+
+        The archiver's `state` says whether it still runs, `said_s_ago` how old its words are.
+        """
         header, _ = request(self._transport, {"op": "status"})
         return {"processes": header["processes"], "history": header.get("history")}
 

@@ -21,6 +21,7 @@ from .events import GAP, Event, body
 from .listing import ArchiveFile
 from .reader import Reader
 from .requests import refusal
+from .superseded import ended
 
 DERIVE_S = 5.0
 """How long one question may derive from records. What was derived until then is kept for the next."""
@@ -76,15 +77,15 @@ class Coverage:
     ) -> list[Event]:
         """The gap events of some channels that concern the times. Raises BadRequestError where they are too many."""
         self._deadline = time.monotonic() + DERIVE_S
-        wanted, found = set(channels), []
+        wanted: set[str] = set(channels)
+        found: list[Event] = []
         for symbol in symbols:
-            for stretch in self._stretches(symbol, complete, times):
-                found += [
-                    gap
-                    for gap in stretch.gaps
-                    if (GAP in wanted or wanted.intersection(gap["channels"])) and _concerns(gap, times)
-                ]
-        found += self._open_at(symbols, wanted, times[0], complete, {(gap["symbol"], gap["gap"]) for gap in found})
+            known = {_place(gap): gap for each in self._stretches(symbol, complete, times) for gap in each.gaps}
+            asked = {at: gap for at, gap in known.items() if _is_of(gap, wanted) and _concerns(gap, times)}
+            told = {(symbol, gap["gap"]) for gap in asked.values()}
+            asked |= {_place(gap): gap for gap in self._open_at([symbol], wanted, times[0], complete, told)}
+            whole = {**known, **asked}
+            found += [gap for gap in ended([whole[at] for at in sorted(whole)]) if _place(gap) in asked]
         if len(found) > GAPS_MAX:
             raise refusal("too_large", f"{len(found)} gap events: at most {GAPS_MAX} are told, ask for less time")
         return sorted(found, key=lambda gap: (gap["seq"], gap["symbol"], gap.get("part", 0)))
@@ -317,6 +318,14 @@ def _join(found: list[Interval], gap: int) -> None:
             found[index].after.remove(gap)
             if not found[index].after:
                 found[index - 1].add(found.pop(index))
+
+
+def _place(gap: Event) -> tuple[int, int]:
+    return gap["seq"], gap.get("part", 0)
+
+
+def _is_of(gap: Event, channels: set[str]) -> bool:
+    return GAP in channels or not channels.isdisjoint(gap["channels"])
 
 
 def _concerns(gap: Event, times: tuple[int, int]) -> bool:

@@ -25,6 +25,7 @@ from .process import ConfigError, LockedError, boot_id, lock
 from .rebuild import rebuild_chain
 from .storage import (
     ARCHIVED,
+    ARCHIVER_LOCK,
     IMPORT,
     MANIFEST,
     MARKER,
@@ -100,7 +101,7 @@ def check_only_imported(disk: Disk, directory: Path, imported: Lines, sealed: di
 def keep_away(locks: ExitStack, directory: Path) -> None:
     """Keep feeds and archivers away from an exchange's directory. Raises ConfigError where one is at work."""
     journal = directory.parent / ".journal" / directory.name / "lock"
-    for path in (directory / ".archiver.lock", *([journal] if journal.exists() else [])):
+    for path in (directory / ARCHIVER_LOCK, *([journal] if journal.exists() else [])):
         try:
             locks.enter_context(lock(path, f"a feed or archiver of {directory}", wait_s=0))
         except LockedError as error:

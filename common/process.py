@@ -170,6 +170,16 @@ def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         yield
 
 
+def holds(path: Path, pid: int) -> bool:
+    """Whether a process holds a lock file now. It is tried out for a moment, which `lock` waits for. Raises OSError."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() == str(pid)
+    return False
+
+
 def boot_id() -> str:
     """What tells one boot of this machine from the next; empty where that cannot be known (then none is trusted)."""
     if override := os.environ.get("TRADE_ARCHIVIST_BOOT_ID"):

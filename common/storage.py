@@ -21,6 +21,7 @@ from .record import accepts
 
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
+ARCHIVER_LOCK = ".archiver.lock"
 MANIFEST = "manifest.jsonl"
 IMPORT = ".import"
 """Where below the storage directory imports are written, a whole exchange directory each."""

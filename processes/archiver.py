@@ -34,6 +34,7 @@ from common.process import ConfigError, Parent, boot_id, lock, run_service, setu
 from common.record import RecordError
 from common.seal_workers import SealWorkers
 from common.settings import add_arguments, from_arguments
+from common.storage import ARCHIVER_LOCK
 
 log = logging.getLogger("archiver")
 
@@ -146,7 +147,7 @@ class Archiver:
         _warn_without_tables()
         with contextlib.ExitStack() as stack:
             for exchange in self._config.feeds:
-                path = self._config.exchange_dir(exchange) / ".archiver.lock"
+                path = self._config.exchange_dir(exchange) / ARCHIVER_LOCK
                 stack.enter_context(lock(path, f"an archiver of {path.parent}"))
             context = stack.enter_context(zmq.Context())
             poller = zmq.Poller()

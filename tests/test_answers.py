@@ -241,6 +241,13 @@ def test_slice_when_any_bit_of_a_sealed_file_is_flipped_then_an_error_names_the_
     assert logged.slice(symbols=["AAA", "BBB"], format=format_) == whole
 
 
+def as_event(gap: dict[str, Any]) -> dict[str, Any]:
+    """A gap event as it was live: it does not know yet that a run will supersede it."""
+    if gap["state"] != "superseded":
+        return gap
+    return {key: value for key, value in gap.items() if key != "superseded_by"} | {"state": "open", "ts_to": None}
+
+
 def test_gaps_and_coverage_equal_what_the_events_tell(logged: Logged, random: Random) -> None:
     symbols = ["AAA", "BBB"]
     for _ in range(2):  # the second time files are sealed, and the past is known from before
@@ -248,7 +255,7 @@ def test_gaps_and_coverage_equal_what_the_events_tell(logged: Logged, random: Ra
         gaps = [event for event in events if event["channel"] == "gap"]
         told = logged.ask(op="gaps", symbols=symbols)[0]["gaps"]
         key = lambda gap: (gap["seq"], gap["symbol"], gap.get("part", 0))  # noqa: E731
-        assert told == sorted(gaps, key=key)
+        assert [as_event(gap) for gap in told] == sorted(gaps, key=key)
         trades = logged.ask(op="gaps", symbols=symbols, channels=["trade"])[0]["gaps"]
         assert trades == [gap for gap in told if "trade" in gap["channels"]]
         intervals = logged.ask(op="coverage", symbols=symbols)[0]["coverage"]
