@@ -94,6 +94,7 @@ class Absence:
             if state is None:
                 continue
             first, last, before = lost[name]
+            state.is_behind_hole = True
             for topic in (*state.channels.values(), state.gaps):
                 topic.last = topic.prev = max(topic.last, last)
             for topic in [topic for channel, topic in state.channels.items() if channel in before]:

@@ -28,7 +28,7 @@ LAG_S = 10.0  # how long a topic may stay behind the exchange's heartbeat before
 DEADLINE_S = 10.0  # how long a hole may wait for history where it may be gone over
 
 LOST = "lost with the machine"
-MISSING = "missing"
+LACKED = "not in the archive"
 """The reasons of gaps that are made here, beside `SKIPPED`: `withdrawn`, and what history lacks without a word."""
 
 _FAR = 1 << 62  # as far as history can
@@ -312,7 +312,7 @@ class Follower:
             if topic_.channel == GAP:
                 self._begun[topic_.symbol] = seq
             if event["prev"] > max(topic_.known, topic_.seq, self._begun.get(topic_.symbol, 0)):
-                self._open_gap(topic_, event["prev"], seq, event["ts_recv"], MISSING)
+                self._open_gap(topic_, event["prev"], seq, event["ts_recv"], LACKED)
             self._accept(topic_, event)
         for start in runs:
             self._pass_start(start)
@@ -384,7 +384,7 @@ class Follower:
         gap = self._gap(topic_.symbol, "open", reason, seq, ts_recv)
         gap |= {"channels": [topic_.channel], "first_seq": topic_.known + 1, "last_seq": last}
         self._tell(gap)
-        if reason == MISSING:
+        if reason == LACKED:
             self._tell(gap | {"state": "closed", "ts_to": ts_recv})
 
     def _gap(self, symbol: str, state: str, reason: str, seq: int, ts_recv: int | None) -> Event:

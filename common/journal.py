@@ -175,12 +175,20 @@ class Journal:
             excess -= segment.size
         return last
 
-    def times(self, first: int, last: int) -> tuple[int, int]:
-        """About when (ns) a range of records was received: from the first to the last of the segments that hold it."""
+    def times(self, first: int, last: int) -> tuple[int | None, int | None]:
+        """About when (ns) a range of records was received, from the first to the last of the segments that hold it.
+
+        None where such a line rotted meanwhile.
+        """
         held = [segment for segment in self._segments if segment.last >= first and segment.first <= last]
         begin, end = self._disk.read(held[0].path), self._disk.read(held[-1].path)
-        last_line = end[end.rfind(b"\n", 0, -1) + 1 :]
-        return ts_recv_of(begin), ts_recv_of(last_line)
+        found: list[int | None] = []
+        for line in (begin, end[end.rfind(b"\n", 0, -1) + 1 :]):
+            try:
+                found.append(ts_recv_of(line))
+            except RecordError:
+                found.append(None)
+        return found[0], found[1]
 
     def remember(self, **facts: Any) -> None:
         """Keep facts about the run (its connections, its subscriptions) for the next start."""

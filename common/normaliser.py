@@ -351,7 +351,7 @@ class Normaliser:
             return
         kept = SymbolState.restored(self._exchange, name, orjson.loads(payload)["state"], self._rules)
         self.symbols[name] = kept
-        if own is not None:
+        if own is not None and (own.is_known or own.is_behind_hole):
             self._absence.compare(own, kept)
 
     # -- state -----------------------------------------------------------------------------------------------

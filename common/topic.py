@@ -246,7 +246,7 @@ class Rules(NamedTuple):
 class SymbolState:
     """Everything that `normalise` carries for one symbol."""
 
-    __slots__ = ("channels", "gaps", "instrument", "is_known", "name", "sync")
+    __slots__ = ("channels", "gaps", "instrument", "is_behind_hole", "is_known", "name", "sync")
 
     def __init__(
         self,
@@ -260,6 +260,7 @@ class SymbolState:
     ) -> None:
         self.name = name
         self.is_known = is_known  # from a `start` or a checkpoint on; else records before the first one may be missing
+        self.is_behind_hole = False  # its gaps were told, and a checkpoint ends them
         self.channels = {channel: Topic(exchange, channel, name, start) for channel in channels}
         for channel, topic_ in self.channels.items():
             topic_.shares, topic_.repeats = channel in rules.shared, channel in rules.repeats

@@ -77,9 +77,10 @@ class NumberedFile(AppendFile):
 
 
 def archived(storage: Path) -> dict[str, bytes]:
-    """What stands in the archive: no locks, nothing that is being made."""
+    """What stands in the archive: no locks, nothing that is being made, and no word of which directory this is."""
     files = tree(storage).items()
-    return {name: data for name, data in files if not name.startswith(IMPORT) and not name.endswith(".lock")}
+    found = {name: data for name, data in files if not name.startswith(IMPORT) and not name.endswith(".lock")}
+    return {name: data.partition(b',"inode":')[0] if name.endswith(ARCHIVED) else data for name, data in found.items()}
 
 
 def parts(folder: Path) -> list[Path]:

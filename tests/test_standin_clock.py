@@ -130,7 +130,7 @@ def test_who_connects_too_often_is_turned_away_until_time_has_gone_by(tmp_path: 
 def test_our_side_connects_no_more_often_than_the_exchange_bears(exchange: str) -> None:
     """By the stand-in's own count, with ever more to connect."""
     adapter, rate = exchanges.get(exchange), Rate(*exchanges.dialect(exchange).CONNECTS)
-    policy = ShardPolicy(adapter.CONNECTS_PER_5_MIN, adapter.CONNECT_INTERVAL_S, 1.0, 1.0, 1.0, Random(1))
+    policy = ShardPolicy(adapter.CONNECTS_PER_5_MIN, adapter.CONNECT_INTERVAL_S, 1.0, 1.0, 1.0, 360.0, Random(1))
     made = 0
     for tick in range(20 * 900):
         while policy.may_connect(tick * 0.05, shard := Shard({})):
