@@ -68,10 +68,12 @@ class Absence:
             if not known:
                 self.away.pop(state.name, None)
 
-    def remember(self, symbol: str, away: Mapping[str, Any]) -> None:
-        """Topics of a symbol that were not recorded before a run's start either: their gaps are open already."""
-        if away:
-            self.away.setdefault(symbol, {}).update({channel: Away(**each) for channel, each in away.items()})
+    def remember(self, state: SymbolState, away: Mapping[str, Any]) -> None:
+        """Topics were not recorded before a run's start either: tell their gaps again, what opened them may be lost."""
+        for channel, told in sorted(away.items()):
+            topic = Topic(self._out.exchange, channel, state.name, state.gaps.last)
+            self._out.tell_gap(state, topic, Gap(told["gap"], UNSUBSCRIBED, told["ts_from"]), "open")
+            self.away.setdefault(state.name, {})[channel] = Away(**told)
 
     # -- holes -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from .recorder import Recorder
 from .subscribed import Subscribed
 
 log = logging.getLogger("feed")
+
+LOOK_S = 5.0
+"""How long the archive is asked for ids that the journal's end does not hold: without them trades are not fetched."""
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
@@ -78,10 +82,14 @@ def _debt(
         for symbol, channels in recorded.items()
     }
     debt = {"ts": _ts_of(_last_line(tail, b'"kind":"in"')), "topics": topics_ids, "away": away}
-    if archive is not None and complete > _last_seq(tail):  # the journal lost what the archive has
+    is_behind = archive is not None and complete > _last_seq(tail)  # the journal lost what the archive has
+    if archive is not None and (is_behind or debt["ts"] is None):  # or it was trimmed to what has no frame
         debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
-        for symbol, ids in topics_ids.items():
-            ids |= _archived_ids(archive, adapter, symbol, complete, set(ids))
+    deadline = time.monotonic() + LOOK_S
+    for symbol, ids in topics_ids.items() if archive is not None else ():
+        unknown = set(ids) if is_behind else {each for each in adapter.DENSE.intersection(ids) if ids[each] is None}
+        if archive is not None and unknown and (is_behind or time.monotonic() < deadline):
+            ids |= _archived_ids(archive, adapter, symbol, complete, unknown)
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
     return debt if topics_ids or away else {}

@@ -13,12 +13,12 @@ class Emission:
 
     def __init__(self, exchange: str) -> None:
         self.seq = self.ts = 0
-        self._exchange = exchange
+        self.exchange = exchange
         self._events: list[tuple[Topic, Event]] = []
 
     def emit(self, state: SymbolState, topic: Topic, ts_event: int | None, fields: dict[str, Any]) -> None:
         event = {
-            "exchange": self._exchange,
+            "exchange": self.exchange,
             "channel": topic.channel,
             "symbol": state.name,
             "seq": self.seq,

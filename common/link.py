@@ -11,6 +11,7 @@ import base64
 import hashlib
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 
 class SentFile:
-    """One JSON line per data frame sent: `{"conn":1,"payload":"…"}`, or `payload_b64` where it is no UTF-8."""
+    """One JSON line per data frame sent: `{"conn":1,"ts":…,"payload":"…"}`, or `payload_b64` where it is no UTF-8.
+
+    `ts` is the time of sending in ns.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -50,11 +54,12 @@ class SentFile:
         self._bytes = 0
 
     def add(self, number: int, payloads: Sequence[bytes]) -> None:
+        ts = time.time_ns()
         for payload in payloads:
             try:
-                line = orjson.dumps({"conn": number, "payload": payload.decode()})
+                line = orjson.dumps({"conn": number, "ts": ts, "payload": payload.decode()})
             except UnicodeDecodeError:
-                line = orjson.dumps({"conn": number, "payload_b64": base64.b64encode(payload).decode()})
+                line = orjson.dumps({"conn": number, "ts": ts, "payload_b64": base64.b64encode(payload).decode()})
             self._lines.append(line + b"\n")
             self._bytes += len(line)
         if self._bytes >= SENT_BUFFER_BYTES:

@@ -232,7 +232,7 @@ class Normaliser:
             since = owed.get("since", {}).get(name, owed.get("ts"))  # by symbol, where an import goes on
             self._owe(state, owed_topics.get(name, {}), since, lost[name].topics if name in lost else {})
             known = away.get(name, {})
-            self._absence.remember(name, {each: what for each, what in known.items() if each not in state.channels})
+            self._absence.remember(state, {each: what for each, what in known.items() if each not in state.channels})
             self._absence.rejoin(state, known)
 
     def _owe(
@@ -254,7 +254,8 @@ class Normaliser:
         self._subscribed = frozenset(data["symbols"])
         for name in sorted(data["removed"]):
             if (state := self.symbols.pop(name, None)) is not None:
-                self._absence.leave(state, state.channels.values(), record.ts_recv)
+                topics = [topic for channel, topic in state.channels.items() if channel in data["channels"]]
+                self._absence.leave(state, topics, record.ts_recv)
         for name in sorted(data["added"]):
             if self._may_know(name):
                 of_symbol = self._exchange, name, record.seq, data["channels"], self._rules

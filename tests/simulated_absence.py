@@ -90,7 +90,7 @@ def judge_ids(topic: Topic, seen: Seen) -> None:
 
 def judge_gaps(world: ChangingWorld, topic: Topic, seen: Seen) -> None:
     """Every message that is missing between two events lies in a gap, by its time too."""
-    gaps, times = iter(seen.gaps), world.times[topic]
+    gaps, times = iter(seen.gaps), lost_at(world, topic)
     waiting, last = next(gaps, None), seen.events[0][0]
     open_gaps: dict[int, Event] = {}
     for id_, event in [*seen.events, (world.ids[topic] + 1, None)]:
@@ -110,6 +110,14 @@ def judge_gaps(world: ChangingWorld, topic: Topic, seen: Seen) -> None:
         for each in missing if not world.faults.clock else ():
             assert any(_covers(gap, times[each]) for gap in told), f"{where}: {each} at {times[each]} not in {told}"
         last = id_
+
+
+def lost_at(world: ChangingWorld, topic: Topic) -> dict[int, int]:
+    """When each message was taken or lost: what is lost at once shows after what was on its way before it."""
+    latest, found = 0, {}
+    for id_, ts in sorted(world.times[topic].items()):
+        found[id_] = latest = max(latest, ts)
+    return found
 
 
 def _covers(gap: Event, ts: int) -> bool:
@@ -138,7 +146,7 @@ def judge_bars(world: ChangingWorld, topic: Topic, events: list[Event], seen: Se
     if channel == "quote" or world.faults.clock:
         return
     had = {id_ for id_, _ in seen.events}
-    missing = [ts for id_, ts in world.times[topic].items() if id_ not in had]
+    missing = [ts for id_, ts in lost_at(world, topic).items() if id_ not in had]
     observed = Observed(channel, keep_all=True)
     machine = Bars(BAR_NS, channel=channel, observed=observed)
     found = [bar for event in events if event["channel"] in (channel, GAP) for bar in machine.take(event)]

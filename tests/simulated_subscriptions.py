@@ -131,6 +131,8 @@ class ChangingFeed(SimFeed):
         try:
             if self.wanted is not None:
                 symbols = self.wanted
+                while any(message.topic[1] not in self.subscriptions.symbols for message in self.inbox):
+                    self.frames()  # of a removed symbol, nothing is on its way any more when it is added again
                 self.subscriptions.change(symbols, lambda: self.plan(symbols))
                 self.wanted = None
                 self.live &= self.topics()
