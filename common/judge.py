@@ -37,6 +37,8 @@ class Judge:
             self.take(state, topic, update)
         else:
             topic.take_other(conn, update)
+            if topic.held and topic.is_left(self._out.ts):
+                self.go_over(state, topic, conn)
 
     def take(self, state: SymbolState, topic: Topic, update: Update) -> None:
         """An update of the followed connection, with everything that may be out of the ordinary."""
@@ -156,7 +158,12 @@ class Judge:
         """A connection ended: what followed it goes on with the other one, or has a gap."""
         for topic in state.channels.values():
             if topic.other == conn:
+                held = list(topic.held) if topic.channel in self._dense else []
                 topic.drop_other()
+                for update in held:  # the followed one has not brought them, and might never: their ids prove them
+                    self.take(state, topic, update)
+                if held:
+                    topic.seam, topic.plain = True, False  # it may bring them still
             elif topic.conn == conn and topic.other is not None:
                 self.go_over(state, topic, topic.other)
             elif topic.conn == conn:

@@ -15,6 +15,9 @@ OVERLAP_MAX = 10_000
 REPEAT_NS = 30 * 10**9
 """How long what was told before may come again, longest from a connection that lags: then the exchange counts anew."""
 
+ALONE_NS = 5 * 10**9
+"""How long another connection may deliver alone until it is followed: the stream moved, and nothing told so."""
+
 TOLD_MAX = 2_000
 """Events of one id that are remembered: a frame of Bybit brings up to 1024 trades."""
 
@@ -58,9 +61,9 @@ class Topic:
     """`last` and `part` are those of the last event, `last` the `start`'s `seq` where there was none since."""
 
     __slots__ = (
-        "again", "channel", "conn", "depth", "gap", "held", "id", "judged", "keeps_all", "lags", "last", "latest",
-        "merged", "missing", "other", "overlaps", "own_depth", "part", "plain", "prefix", "prev", "repeats", "seam",
-        "shares", "timed", "told", "ts", "untimed",
+        "again", "alone", "channel", "conn", "depth", "gap", "held", "id", "judged", "keeps_all", "lags", "last",
+        "latest", "merged", "missing", "other", "overlaps", "own_depth", "part", "plain", "prefix", "prev", "repeats",
+        "seam", "shares", "timed", "told", "ts", "untimed",
     )  # fmt: skip
 
     def __init__(self, exchange: str, channel: str, symbol: str, start: int) -> None:
@@ -82,6 +85,7 @@ class Topic:
         self.plain = False  # nothing is out of the ordinary: no gap, seam or second connection
         self.missing: list[Missing] = []
         self.other: int | None = None  # a second connection that delivers the same, not followed
+        self.alone: int | None = None  # since when (ts_recv) the other one delivers, and the followed one does not
         self.held: deque[Update] = deque(maxlen=OVERLAP_MAX)  # what it delivered beyond `id`
         self.keeps_all = False  # `held` is of use only from a snapshot on, whatever its id
         self.shares = False  # several updates may bear one id
@@ -104,7 +108,7 @@ class Topic:
         return max(self.last, self.judged)
 
     def follow(self, conn: int, *, lags: bool) -> None:
-        self.conn, self.seam, self.lags, self.plain = conn, True, lags, False
+        self.conn, self.seam, self.lags, self.plain, self.alone = conn, True, lags, False, None
 
     def take_other(self, conn: int, update: Update) -> None:
         """Keep what a connection that is not followed delivers, should it have to be followed."""
@@ -123,6 +127,12 @@ class Topic:
         if len(self.held) == OVERLAP_MAX:
             self.overlaps = False  # the oldest goes: from here on they no longer meet
         self.held.append(update)
+
+    def is_left(self, ts_recv: int) -> bool:
+        """Whether the other connection has delivered alone for so long that the followed one has lost the stream."""
+        if self.alone is None:
+            self.alone = ts_recv
+        return ts_recv - self.alone > ALONE_NS
 
     def runs_back(self, last: int, ts_recv: int) -> bool:
         """Whether ids below the one reached have come, each above the one before, for longer than a repetition."""
@@ -154,7 +164,7 @@ class Topic:
         if last != self.id or not self.shares:
             self.lags = False
         self.pass_to(last, fields)
-        self.seam = False
+        self.seam, self.alone = False, None
         is_alone = self.other is None and not self.lags
         self.plain = is_alone and self.gap is None and self.merged is None
         self.plain = self.plain and (self.depth is None or self.depth == self.own_depth)
@@ -196,7 +206,7 @@ class Topic:
             self.merged = dict.fromkeys(self.merged)
 
     def drop_other(self) -> None:
-        self.other, self.overlaps = None, False
+        self.other, self.overlaps, self.alone = None, False, None
         self.held.clear()
 
     def state(self) -> dict[str, Any]:
@@ -220,6 +230,7 @@ class Topic:
             **merged,
             **told,
             **({} if self.again is None else {"again": self.again}),
+            **({} if self.alone is None else {"alone": self.alone}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -229,6 +240,7 @@ class Topic:
         self.overlaps, self.merged = state["overlaps"], state.get("merged")
         self.told.extend(state.get("told", ()))
         self.again = tuple(state["again"]) if state.get("again") else None
+        self.alone = state.get("alone")
         self.gap = None if state["gap"] is None else Gap(*state["gap"])
         self.missing = [Missing(*miss) for miss in state["missing"]]
         self.held.extend(Update(*update) for update in state["held"])
