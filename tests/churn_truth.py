@@ -120,6 +120,8 @@ def lost_of(topic: Topic, data: list[Event], times: Mapping[int, int], ids_of: M
             if each not in filed and (place := bisect_right(ids, each)) > 0
         ]
     had, first = set(ids), ids[0]
+    if channel in ADAPTER.DENSE:  # what a closing connection alone has brought is told with its close
+        had |= {int(event["id"]) for event in data if not event.get("late")}
     expected = set(times) | (set(range(first, ids[-1] + 1)) if channel in ADAPTER.DENSE else set())
     return [
         Lost(each, times.get(each), live[place - 1], live[place] if place < len(live) else None)
