@@ -10,6 +10,7 @@ import orjson
 
 from . import __version__
 from .adapter import Adapter, version
+from .blocks import place_of
 from .codec import CodecError
 from .disk import Disk
 from .events import Update
@@ -31,6 +32,13 @@ _TELLS = re.compile(
     rb'^\{"seq":\d+,"ts_recv":\d+,"kind":(?:"start",|"subscriptions","data"|"checkpoint","data")', re.MULTILINE
 )
 """The beginnings of records that tell what is subscribed."""
+
+_FRAME = re.compile(
+    rb'^\{"seq":\d+,"ts_recv":\d+,"conn":(\d+),"kind":"in"(?:,"op":"binary","encoding":"\w+")?'
+    rb',"channel":("\w+"),"symbol":("(?:[^"\\]|\\.)*"),"data":',
+    re.MULTILINE,
+)
+"""The heads of frames that are filed under a channel and symbol."""
 
 
 def owed(
@@ -71,12 +79,10 @@ def _debt(
                 recorded.setdefault(symbol, set()).add(channel)
             else:
                 away.setdefault(symbol, {})[channel] = what
-    conns = sorted(map(int, facts.get("connections", {})))
+    judged, frames = adapter.DENSE | adapter.REPEATS, _last_frames(tail)
     topics_ids = {
         symbol: {
-            channel: _last_id(tail, adapter, conns, channel, symbol)
-            if channel in adapter.DENSE | adapter.REPEATS
-            else None
+            channel: _last_id(tail, adapter, frames, channel, symbol) if channel in judged else None
             for channel in sorted(channels)
         }
         for symbol, channels in recorded.items()
@@ -87,9 +93,12 @@ def _debt(
         debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
     deadline = time.monotonic() + LOOK_S
     for symbol, ids in topics_ids.items() if archive is not None else ():
-        unknown = set(ids) if is_behind else {each for each in adapter.DENSE.intersection(ids) if ids[each] is None}
+        doubtful = {each for each in judged.intersection(ids) if len(frames.get((each, symbol), ())) != 1}
+        unknown = set(ids) if is_behind else doubtful
         if archive is not None and unknown and (is_behind or time.monotonic() < deadline):
-            ids |= _archived_ids(archive, adapter, symbol, complete, unknown)
+            ids |= _archived_ids(archive, adapter, symbol, complete, unknown, tail)
+        else:
+            ids |= dict.fromkeys(doubtful)  # nothing proves where the followed connection was
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
     return debt if topics_ids or away else {}
@@ -122,10 +131,14 @@ def _ends(archive: Reader) -> dict[str, int]:
 
 
 def _archived_ids(
-    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str]
+    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str], tail: bytes = b""
 ) -> dict[str, int | None]:
-    """The ids that the topics of a symbol had reached in the archive."""
-    state = archive.normaliser(symbol, complete).symbols.get(symbol)
+    """The ids that the topics of a symbol had reached in the archive, and in what the journal's tail has beyond it."""
+    normaliser = archive.normaliser(symbol, complete)
+    if complete < _last_seq(tail):
+        for line in tail[place_of(tail, complete) :].splitlines(keepends=True):
+            normaliser.replay(line)
+    state = normaliser.symbols.get(symbol)
     known = state.channels if state is not None else {}
     judged = (adapter.DENSE | adapter.REPEATS).intersection(known)
     return {each: known[each].id if each in judged else None for each in sorted(channels)}
@@ -161,14 +174,22 @@ def _tail(disk: Disk, journal_dir: Path) -> bytes:
     return b"".join(parts)
 
 
-def _last_id(tail: bytes, adapter: Adapter, conns: list[int], channel: str, symbol: str) -> int | None:
-    """The last id of a topic on the connection that was followed: where two delivered it, the older one."""
-    sort = b',"op":"binary","encoding":"%b"' % adapter.ENCODING.encode() if adapter.ENCODING else b""
-    mark = b',"kind":"in"%b,' % sort + orjson.dumps({"channel": channel, "symbol": symbol})[1:-1] + b',"data":'
-    marks = [b',"conn":%d' % conn + mark for conn in conns]
-    line = next((line for line in (_last_line(tail, mark) for mark in [*marks, mark]) if line is not None), None)
-    if line is None:
+def _last_frames(tail: bytes) -> dict[tuple[str, str], dict[int, int]]:
+    """Where the last frame of each channel and symbol begins in the journal's tail, by its connection."""
+    places: dict[tuple[bytes, bytes], dict[int, int]] = {}
+    for found in _FRAME.finditer(tail):
+        places.setdefault((found[2], found[3]), {})[int(found[1])] = found.start()
+    return {(orjson.loads(channel), orjson.loads(symbol)): found for (channel, symbol), found in places.items()}
+
+
+def _last_id(
+    tail: bytes, adapter: Adapter, frames: dict[tuple[str, str], dict[int, int]], channel: str, symbol: str
+) -> int | None:
+    """The last id of a topic on the one connection that has delivered it in the journal's tail."""
+    places = list(frames.get((channel, symbol), {}).values())
+    if len(places) != 1:
         return None
+    line = tail[places[0] : tail.find(b"\n", places[0]) + 1]
     try:
         parsed = adapter.parse(adapter.loads(decode(line).payload or b"null"))
     except (RecordError, ValueError, RecursionError):
