@@ -7,7 +7,7 @@
 Rules 19 and 20 of the protocol. One step below `normaliser`: states in, gap events out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,14 +84,16 @@ class Absence:
         for name, lost in self.lost.items():  # one hole right behind another
             self.lost[name] = lost._replace(last=max(lost.last, last))
 
-    def take_lost(self) -> dict[str, Lost]:
-        """What was known before the holes. A `start` right behind them tells their gaps."""
-        lost, self.lost = self.lost, {}
-        return lost
+    def take_lost(self, names: Collection[str] | None = None) -> dict[str, Lost]:
+        """What was known before the holes of some symbols (None: of all). A `start` right behind tells their gaps."""
+        found = {name: lost for name, lost in self.lost.items() if names is None or name in names}
+        for name in found:
+            del self.lost[name]
+        return found
 
     def tell(self, states: Mapping[str, SymbolState | None]) -> None:
-        """Open the gaps of the holes, at the first record behind them. `states` are new, of the `lost` symbols."""
-        lost = self.take_lost()
+        """Open the gaps of the holes, at a symbol's first record behind them. `states` are new, of `lost` symbols."""
+        lost = self.take_lost(states)
         for name, state in sorted(states.items()):
             if state is None:
                 continue
@@ -114,14 +116,20 @@ class Absence:
             before = own.channels.get(channel)
             if before is None:
                 continue
-            if own.is_known and before.last < topic.last:
+            is_torn = own.is_known and before.last < topic.last
+            if is_torn:
                 gap = Gap(self._out.seq, MISSING, before.ts)
                 numbers = {"first_seq": before.last + 1, "last_seq": topic.last}
                 self._out.tell_gap(kept, topic, gap, "open", numbers)
                 self._out.tell_gap(kept, topic, gap, "closed", numbers)
-            elif before.gap is not None and before.gap.reason == MISSING and topic.gap is None:
-                self._out.tell_gap(kept, topic, before.gap, "closed")
-            else:
+            ended, begun = before.gap, topic.gap
+            if ended is not None and begun is not None and ended.id == begun.id:
+                ended = begun = None
+            if ended is not None:
+                self._out.tell_gap(kept, topic, ended, "closed")
+            if begun is not None:
+                self._out.tell_gap(kept, topic, begun, "open")
+            if not is_torn and ended is None:
                 continue
             if channel == "book" and kept.sync.synced:
                 bids, asks = kept.sync.book.top()

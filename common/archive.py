@@ -13,7 +13,7 @@ from zlib import crc32
 import orjson
 
 from .disk import Disk, make_durable_dir, set_aside
-from .mending import examine, gone, lacks, missing, repair, sealed_records, when
+from .mending import Damage, examine, gone, lacks, missing, repair, sealed_records, when
 from .mending import whole_to as copied_to
 from .open_file import OpenFile, take_up
 from .record import RecordError, decode, is_record, seq_of, whole_lines
@@ -147,7 +147,7 @@ class ArchiveWriter:
         went_back = False
         if serious or whole_to is not None:
             lost = missing(self._disk, self._directory, serious, self.position, whole_to)
-            went_back = self._lower(lost, journal_front)
+            went_back = self._lower(lost, journal_front, serious)
             if went_back:
                 lowered = replace(archived, complete=self.position, fsynced=self._fsynced)
                 write_archived(self._disk, self._directory, lowered, durable=True)
@@ -159,7 +159,7 @@ class ArchiveWriter:
         sealed = path.name.removesuffix(OPEN) in standing_lines(self._disk, path.parent)
         return not sealed and not self._disk.exists(path)
 
-    def _lower(self, lost: list[tuple[int, int]], journal_front: int | None) -> bool:
+    def _lower(self, lost: list[tuple[int, int]], journal_front: int | None, damages: list[Damage]) -> bool:
         """Go back to where the journal can refill what is lost, and name what it no longer has."""
         before = self.position
         front = journal_front if journal_front is not None else before + 1
@@ -168,7 +168,7 @@ class ArchiveWriter:
                 self.position = min(self.position, max(first, front) - 1)
         gone_for_good = [(first, min(last, front - 1)) for first, last in lost if first < front]
         if gone_for_good and self._is_copy:
-            for symbol, lacked in lacks(self._disk, self._directory, gone_for_good).items():
+            for symbol, lacked in lacks(self._disk, self._directory, gone_for_good, damages).items():
                 append_holes(self._disk, self._directory, [lacked], "not copied", self._last_ts, symbol)
         elif gone_for_good:
             append_holes(self._disk, self._directory, gone_for_good, "damaged", self._last_ts)

@@ -1,20 +1,23 @@
 """How a run of the feed begins: the `start` record, and what the run before could not write any more (rule 2)."""
 
+import contextlib
 import logging
 import re
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from . import __version__
-from .adapter import Adapter, version
+from .adapter import FAULTS, Adapter, version
 from .blocks import place_of
 from .codec import CodecError
 from .disk import Disk
 from .events import Update
 from .journal import Opened, segment_names
+from .normaliser import Normaliser
 from .reader import Reader
 from .record import FORMAT, RecordError, decode, seq_of
 from .recorder import Recorder
@@ -24,6 +27,9 @@ log = logging.getLogger("feed")
 
 LOOK_S = 5.0
 """How long the archive is asked for ids that the journal's end does not hold: without them trades are not fetched."""
+
+LOST_LOOK_S = 30.0
+"""The same where the journal is lost: then every symbol's are looked for."""
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
@@ -55,10 +61,12 @@ def owed(
     try:
         complete = 0 if archive is None else archive.complete()
         return _debt(tail, adapter, facts, archive if complete else None, complete)
-    except (CodecError, RecordError) as error:  # damaged: the archiver repairs it, and the feed does not wait
+    except (CodecError, OSError, MemoryError, *FAULTS) as error:  # the archiver repairs it, and the feed does not wait
         log.warning("%s the archive does not tell how far it had come: %s", adapter.NAME, error)
     told = facts.get("subscriptions") or {}
-    symbols = set(told.get("symbols", ())) | set(archive.symbols() if archive is not None else ())
+    symbols = set(told.get("symbols", ()))
+    with contextlib.suppress(OSError):
+        symbols |= set(archive.symbols() if archive is not None else ()) - (told.get("away") or {}).keys()
     return _debt(tail, adapter, {**facts, "subscriptions": {**told, "symbols": sorted(symbols)}}, None, 0)
 
 
@@ -68,7 +76,7 @@ def _debt(
     last = max(_last_seq(tail), complete)
     told = facts.get("subscriptions") or {}
     if not told:
-        known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete))
+        known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete), complete)
         told = {"symbols": known.symbols or [], "channels": known.channels, "away": known.away}
     channels = told.get("channels") or adapter.CHANNELS
     recorded = {symbol: set(channels) for symbol in told["symbols"]}
@@ -91,23 +99,24 @@ def _debt(
     is_behind = archive is not None and complete > _last_seq(tail)  # the journal lost what the archive has
     if archive is not None and (is_behind or debt["ts"] is None):  # or it was trimmed to what has no frame
         debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
-    deadline = time.monotonic() + LOOK_S
+    deadline = time.monotonic() + (LOST_LOOK_S if is_behind else LOOK_S)
     for symbol, ids in topics_ids.items() if archive is not None else ():
         doubtful = {each for each in judged.intersection(ids) if len(frames.get((each, symbol), ())) != 1}
         unknown = set(ids) if is_behind else doubtful
-        if archive is not None and unknown and (is_behind or time.monotonic() < deadline):
-            ids |= _archived_ids(archive, adapter, symbol, complete, unknown, tail)
-        else:
-            ids |= dict.fromkeys(doubtful)  # nothing proves where the followed connection was
+        ids |= dict.fromkeys(doubtful)  # nothing proves where the followed connection was
+        if archive is not None and unknown and _is_joined(tail, complete):
+            ids |= _archived_ids(archive, adapter, symbol, complete, unknown, tail, deadline)
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
     return debt if topics_ids or away else {}
 
 
-def _subscribed(tail: bytes, known: Subscribed) -> Subscribed:
+def _subscribed(tail: bytes, known: Subscribed, complete: int) -> Subscribed:
     """What was recorded at the journal's end, by the archive and the records behind it."""
     for found in _TELLS.finditer(tail):
         line = tail[found.start() : tail.find(b"\n", found.start()) + 1]
+        if seq_of(line[:40]) <= complete:
+            continue
         try:
             known = known.after(decode(line))
         except (RecordError, ValueError, KeyError, TypeError):
@@ -121,7 +130,8 @@ def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[st
         if symbol not in debt["topics"]:
             kept = orjson.loads(archive.last_checkpoint(symbol, complete) or b"{}")
             channels = set(kept.get("state", {}).get("topics", {})) or set(adapter.CHANNELS)
-            debt["topics"][symbol] = _archived_ids(archive, adapter, symbol, complete, channels)
+            deadline = time.monotonic() + LOOK_S
+            debt["topics"][symbol] = _archived_ids(archive, adapter, symbol, complete, channels, b"", deadline)
             debt.setdefault("since", {})[symbol] = end
 
 
@@ -131,17 +141,27 @@ def _ends(archive: Reader) -> dict[str, int]:
 
 
 def _archived_ids(
-    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str], tail: bytes = b""
+    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str], tail: bytes, deadline: float
 ) -> dict[str, int | None]:
-    """The ids that the topics of a symbol had reached in the archive, and in what the journal's tail has beyond it."""
-    normaliser = archive.normaliser(symbol, complete)
-    if complete < _last_seq(tail):
-        for line in tail[place_of(tail, complete) :].splitlines(keepends=True):
-            normaliser.replay(line)
+    """The ids that the topics of a symbol had reached in the archive, and in what the journal's tail has beyond it.
+
+    Null where that takes too long to find out.
+    """
+    normaliser = Normaliser(adapter, [symbol])
+    beyond = tail[place_of(tail, complete) :].splitlines(keepends=True) if complete < _last_seq(tail) else []
+    for line in chain((line for _, line in archive.replayed(normaliser, [symbol], complete, complete)), beyond):
+        normaliser.replay(line)
+        if time.monotonic() > deadline:
+            return dict.fromkeys(sorted(channels))
     state = normaliser.symbols.get(symbol)
     known = state.channels if state is not None else {}
     judged = (adapter.DENSE | adapter.REPEATS).intersection(known)
     return {each: known[each].id if each in judged else None for each in sorted(channels)}
+
+
+def _is_joined(tail: bytes, complete: int) -> bool:
+    """Whether no record lies between the archive's end and the journal's tail."""
+    return not tail or seq_of(tail[:40]) <= complete + 1
 
 
 def record_start(

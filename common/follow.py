@@ -88,7 +88,7 @@ class Follower:
         self._timeout = TIMEOUT_S
         self._forced = False  # going on over holes
         self._told = 0  # gaps of our own
-        self._begun: dict[str, int] = {}  # of each symbol, the last number at which `prev` began anew or a gap was told
+        self._begun: dict[tuple[str, str], int] = {}  # of each topic, where `prev` began anew or a gap was told last
         self._complete = 0  # what the last answer said, for `waiting` only: it may go back
 
     def _name_topics(self, channels: Collection[str], known: int) -> None:
@@ -310,8 +310,9 @@ class Follower:
             if topic_ is None or seq > covered or _is_taken(topic_, seq, event.get("part", 0)):
                 continue
             if topic_.channel == GAP:
-                self._begun[topic_.symbol] = seq
-            if event["prev"] > max(topic_.known, topic_.seq, self._begun.get(topic_.symbol, 0)):
+                self._begun |= dict.fromkeys([(channel, topic_.symbol) for channel in event.get("channels", ())], seq)
+            begun = self._begun.get((topic_.channel, topic_.symbol), 0)
+            if event["prev"] > max(topic_.known, topic_.seq, begun):
                 self._open_gap(topic_, event["prev"], seq, event["ts_recv"], LACKED)
             self._accept(topic_, event)
         for start in runs:
@@ -322,7 +323,7 @@ class Follower:
     def _pass_start(self, start: dict[str, Any]) -> None:
         """A run began. What was given out beyond the number before it is lost with the machine (rule 16)."""
         seq, last = start["seq"], start["last"]
-        self._begun = dict.fromkeys(self.symbols, seq)
+        self._begun = dict.fromkeys(self._places, seq)
         self._queue = [entry for entry in self._queue if not last < entry[0] < seq or not entry[1]]  # but our own gaps
         heapq.heapify(self._queue)
         for symbol, topics in self._symbols.items():

@@ -58,6 +58,9 @@ class JournalKeeper:
         if last is None or self._recorder.is_behind():
             return
         first = self._fsynced() + 1
+        if first > last:  # the archiver has just come to it
+            self._journal.trim(last)
+            return
         ts_from, ts_to = self._journal.times(first, last)
         lost = {"first_seq": first, "last_seq": last, "ts_from": ts_from, "ts_to": ts_to}
         payload = orjson.dumps({"state": "open", "reason": "journal full", **lost})

@@ -7,7 +7,7 @@ What follows a torn write is cut. For damage within what the archive counted as 
 in between hides nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,11 +100,14 @@ def whole_to(disk: Disk, directory: Path) -> int:
     return min((seq for seq, ts in ends if ts >= newest - RECENT_NS), default=0)
 
 
-def lacks(disk: Disk, directory: Path, ranges: list[tuple[int, int]]) -> dict[str | None, tuple[int, int]]:
+def lacks(
+    disk: Disk, directory: Path, ranges: list[tuple[int, int]], damages: Iterable[Damage]
+) -> dict[str | None, tuple[int, int]]:
     """What each symbol of a copy (None: of no symbol) may lack of some ranges: what lies behind its last record."""
     found: dict[str | None, tuple[int, int]] = {}
+    damaged = {damage.path: damage.last for damage in damages}
     for symbol_dir in symbol_dirs(disk, directory):
-        last, _ = _end_of(disk, symbol_dir) or (0, 0)
+        last, _ = _end_of(disk, symbol_dir, damaged) or (0, 0)
         behind = [(max(first, last + 1), upto) for first, upto in ranges if upto > last]
         if behind:
             symbol = None if symbol_dir.name == NO_SYMBOL else decode_symbol(symbol_dir.name)
@@ -112,12 +115,18 @@ def lacks(disk: Disk, directory: Path, ranges: list[tuple[int, int]]) -> dict[st
     return found
 
 
-def _end_of(disk: Disk, symbol_dir: Path) -> tuple[int, int] | None:
-    """Number and `ts_recv` (ns) of a symbol's last record; None where it has none."""
+def _end_of(disk: Disk, symbol_dir: Path, damaged: Mapping[Path, int] | None = None) -> tuple[int, int] | None:
+    """Number and `ts_recv` (ns) of a symbol's last record; None where it has none.
+
+    A damaged file ends with the number before its first damage.
+    """
     ends = []
     for month in month_dirs(disk, symbol_dir)[-2:]:
         ends += [(int(line["seq"][1]), int(line["ts_recv"][1])) for line in standing_lines(disk, month).values()]
         for name in [name for name in disk.names(month) if name.endswith(OPEN)]:
+            if damaged is not None and month / name in damaged:
+                ends.append((damaged[month / name], 0))
+                continue
             lines = [line for line in whole_lines(disk.read(month / name))[0][-1:] if is_record(line)]
             ends += [(seq_of(line), decode(line).ts_recv) for line in lines]
     return max(ends, default=None)

@@ -142,7 +142,7 @@ class Normaliser:
             return ()
         self._out.seq, self._out.ts = record.seq, record.ts_recv
         if self._absence.lost and record.kind != "start":
-            self._tell_hole()
+            self._tell_holes(None if record.symbol is None else {record.symbol})
         handler(self, record)
         return self._out.finish()
 
@@ -167,7 +167,8 @@ class Normaliser:
         out = self._out
         out.seq, out.ts = seq, ts_recv
         if self._absence.lost:
-            self._tell_hole()
+            said = parsed if type(parsed) is list else (parsed,)
+            self._tell_holes({each.symbol for each in said})
         if type(parsed) is Snapshot:
             state = self._state(parsed.symbol)
             if state is not None and "book" in state.channels:
@@ -206,8 +207,10 @@ class Normaliser:
         self._start, self._subscribed = last, None
         self.symbols.clear()
 
-    def _tell_hole(self) -> None:
-        self._absence.tell({name: self._state(name) for name in self._absence.lost})
+    def _tell_holes(self, names: Collection[str] | None) -> None:
+        """At the first record of a symbol, or of none (None): so it is the same whatever other symbols are read."""
+        lost = [name for name in self._absence.lost if names is None or name in names]
+        self._absence.tell({name: self._state(name) for name in lost})
 
     # -- the other kinds of record -----------------------------------------------------------------------------
 

@@ -106,12 +106,12 @@ class Reader:
         return found
 
     def is_cut(self, symbol: str, first: int, last: int) -> bool:
-        """Whether records that somebody removed lie within some numbers, or right before them.
-
-        Then what a manifest line says of events and gaps there was true before the removal.
-        """
-        ranges = (each for each in self.missing([symbol]) if each.reason == MISSING)
-        return any(each.first <= last and each.last >= first - 1 for each in ranges)
+        """Whether removed records lie within some numbers, or right before: a manifest line does not know of it."""
+        ranges = [each for each in self.missing([symbol]) if each.reason == MISSING]
+        files = self.files(symbol) if ranges else []
+        place = bisect_right(files, first - 1, key=lambda file: file.seq[1])
+        before = files[place - 1].seq[1] + 1 if place else 1  # records of no symbol may tell the gap
+        return any(each.first <= last and each.last >= min(before, first - 1) for each in ranges)
 
     def newest(self, symbol: str) -> list[ArchiveFile]:
         """Those of its last month, in no certain order."""
@@ -221,7 +221,7 @@ class Reader:
 
     def _known_from(self, symbol: str, after: int, start: int) -> int:
         """From where a subscribed symbol is known: its last checkpoint, or the run's start."""
-        return max(next(self._checkpoints(symbol, after), 0), start)
+        return max(next(self._checkpoints(symbol, after, floor=start), 0), start)
 
     def run(self, upto: int) -> tuple[int, list[str]]:
         """The last `start` up to a number, and the symbols subscribed then; all where none was seen."""
@@ -256,13 +256,17 @@ class Reader:
         line = None if seq is None else next(self.lines(symbol, seq - 1, seq), None)
         return None if line is None else decode(line).payload
 
-    def _checkpoints(self, symbol: str | None, upto: int, *, any_version: bool = False) -> Iterator[int]:
-        """A symbol's checkpoints of this normaliser's version, from the last one up to a number backwards."""
+    def _checkpoints(
+        self, symbol: str | None, upto: int, *, floor: int = 0, any_version: bool = False
+    ) -> Iterator[int]:
+        """A symbol's checkpoints of this normaliser's version, from the last one up to a number back to `floor`."""
         wanted = b'"data":{"normaliser":"%b"' % version(self._adapter).encode()
         files = self.files(symbol)
         for file in reversed(files[: bisect_right(files, upto, key=lambda file: file.first)]):
+            if file.seq[1] <= floor:
+                return
             for block in reversed([block for block in file.blocks if "checkpoints" in block]):
-                for seq in reversed([seq for seq in block["checkpoints"] if seq <= upto]):
+                for seq in reversed([seq for seq in block["checkpoints"] if floor < seq <= upto]):
                     line = next(self.lines(symbol, seq - 1, seq), b"")
                     if any_version or line.find(wanted, 0, 512) > 0:
                         yield seq
