@@ -22,6 +22,7 @@ from .reader import Reader
 from .record import FORMAT, RecordError, decode, seq_of
 from .recorder import Recorder
 from .subscribed import Subscribed
+from .topic import ALONE_NS
 
 log = logging.getLogger("feed")
 
@@ -30,6 +31,9 @@ LOOK_S = 5.0
 
 LOST_LOOK_S = 30.0
 """The same where the journal is lost: then every symbol's are looked for."""
+
+FOLLOWED_NS = 2 * ALONE_NS
+"""A connection that alone delivers a stream for so long is followed."""
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
@@ -40,7 +44,7 @@ _TELLS = re.compile(
 """The beginnings of records that tell what is subscribed."""
 
 _FRAME = re.compile(
-    rb'^\{"seq":\d+,"ts_recv":\d+,"conn":(\d+),"kind":"in"(?:,"op":"binary","encoding":"\w+")?'
+    rb'^\{"seq":\d+,"ts_recv":(\d+),"conn":(\d+),"kind":"in"(?:,"op":"binary","encoding":"\w+")?'
     rb',"channel":("\w+"),"symbol":("(?:[^"\\]|\\.)*"),"data":',
     re.MULTILINE,
 )
@@ -195,11 +199,22 @@ def _tail(disk: Disk, journal_dir: Path) -> bytes:
 
 
 def _last_frames(tail: bytes) -> dict[tuple[str, str], dict[int, int]]:
-    """Where the last frame of each channel and symbol begins in the journal's tail, by its connection."""
-    places: dict[tuple[bytes, bytes], dict[int, int]] = {}
+    """Where the last frame of each channel and symbol begins in the journal's tail, by its connection.
+
+    A connection that has only just begun to deliver may not be followed yet: where it stands alone, none is named.
+    """
+    places: dict[tuple[bytes, bytes], dict[int, tuple[int, int]]] = {}
+    last_ts = 0
     for found in _FRAME.finditer(tail):
-        places.setdefault((found[2], found[3]), {})[int(found[1])] = found.start()
-    return {(orjson.loads(channel), orjson.loads(symbol)): found for (channel, symbol), found in places.items()}
+        last_ts = int(found[1])
+        of_topic = places.setdefault((found[3], found[4]), {})
+        conn = int(found[2])
+        of_topic[conn] = of_topic[conn][0] if conn in of_topic else last_ts, found.start()
+    return {
+        (orjson.loads(channel), orjson.loads(symbol)): {conn: place for conn, (_, place) in of_topic.items()}
+        for (channel, symbol), of_topic in places.items()
+        if last_ts - min(first for first, _ in of_topic.values()) >= FOLLOWED_NS
+    }
 
 
 def _last_id(
