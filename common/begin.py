@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import time
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,7 @@ def _debt(
     if not told:
         known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete), complete)
         told = {"symbols": known.symbols or [], "channels": known.channels, "away": known.away}
-    channels = told.get("channels") or adapter.CHANNELS
-    recorded = {symbol: set(channels) for symbol in told["symbols"]}
+    recorded = {symbol: set(told.get("channels") or adapter.CHANNELS) for symbol in told["symbols"]}
     away: dict[str, dict[str, Any]] = {}
     for symbol, topics in (told.get("away") or {}).items():
         for channel, what in topics.items():
@@ -104,15 +104,22 @@ def _debt(
     if archive is not None and (is_behind or debt["ts"] is None):  # or it was trimmed to what has no frame
         debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
     deadline = time.monotonic() + (LOST_LOOK_S if is_behind else LOOK_S)
+    doubts = {symbol: _doubtful(frames, symbol, judged.intersection(ids)) for symbol, ids in topics_ids.items()}
+    is_asked = archive is not None and not is_behind and any(doubts.values())
+    beyond = tail[place_of(tail, complete) :].splitlines(keepends=True) if is_asked else []
     for symbol, ids in topics_ids.items() if archive is not None else ():
-        doubtful = {each for each in judged.intersection(ids) if len(frames.get((each, symbol), ())) != 1}
-        unknown = set(ids) if is_behind else doubtful
-        ids |= dict.fromkeys(doubtful)  # nothing proves where the followed connection was
+        unknown = set(ids) if is_behind else doubts[symbol]
+        ids |= dict.fromkeys(doubts[symbol])  # nothing proves where the followed connection was
         if archive is not None and unknown and _is_joined(tail, complete):
-            ids |= _archived_ids(archive, adapter, symbol, complete, unknown, tail, deadline)
+            ids |= _archived_ids(archive, adapter, symbol, complete, unknown, beyond, deadline)
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
     return debt if topics_ids or away else {}
+
+
+def _doubtful(frames: dict[tuple[str, str], dict[int, int]], symbol: str, channels: Iterable[str]) -> set[str]:
+    """The channels of a symbol of which the journal's tail does not prove how far the followed connection was."""
+    return {channel for channel in channels if len(frames.get((channel, symbol), ())) != 1}
 
 
 def _subscribed(tail: bytes, known: Subscribed, complete: int) -> Subscribed:
@@ -135,7 +142,7 @@ def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[st
             kept = orjson.loads(archive.last_checkpoint(symbol, complete) or b"{}")
             channels = set(kept.get("state", {}).get("topics", {})) or set(adapter.CHANNELS)
             deadline = time.monotonic() + LOOK_S
-            debt["topics"][symbol] = _archived_ids(archive, adapter, symbol, complete, channels, b"", deadline)
+            debt["topics"][symbol] = _archived_ids(archive, adapter, symbol, complete, channels, [], deadline)
             debt.setdefault("since", {})[symbol] = end
 
 
@@ -145,14 +152,19 @@ def _ends(archive: Reader) -> dict[str, int]:
 
 
 def _archived_ids(
-    archive: Reader, adapter: Adapter, symbol: str, complete: int, channels: set[str], tail: bytes, deadline: float
+    archive: Reader,
+    adapter: Adapter,
+    symbol: str,
+    complete: int,
+    channels: set[str],
+    beyond: list[bytes],
+    deadline: float,
 ) -> dict[str, int | None]:
-    """The ids that the topics of a symbol had reached in the archive, and in what the journal's tail has beyond it.
+    """The ids that the topics of a symbol had reached in the archive, and in the journal's lines beyond it.
 
     Null where that takes too long to find out.
     """
     normaliser = Normaliser(adapter, [symbol])
-    beyond = tail[place_of(tail, complete) :].splitlines(keepends=True) if complete < _last_seq(tail) else []
     for line in chain((line for _, line in archive.replayed(normaliser, [symbol], complete, complete)), beyond):
         normaliser.replay(line)
         if time.monotonic() > deadline:
