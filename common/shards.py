@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from .events import SPARSE, Reply
 
@@ -17,6 +18,9 @@ BACKOFF_FIRST_S = 0.1
 WINDOW_S = 300.0
 DATA_TIMEOUT_MAX_S = 3600.0
 TOO_BIG = 1009  # the close code for a message that is too long
+
+LET_GO_S = 2.0
+"""How long frames of a stream may still be on their way after the request to leave it went out."""
 
 REFUSED_WAIT_S = 120.0
 """That a fresh connection waits for what it was refused and the live one has: a listing may have ended meanwhile."""
@@ -33,6 +37,7 @@ class Link:
     again_at: float = 0.0  # when that is
     to_leave: dict[str, None] = field(default_factory=dict)  # streams to be subscribed anew after that
     to_drop: dict[str, None] = field(default_factory=dict)  # streams that are wanted no more
+    dropped: dict[str, float] = field(default_factory=dict)  # those that may still bring something, since when
     refused: deque[tuple[float, list[str]]] = field(default_factory=deque)  # to be asked for again, from a time on
     to_send: deque[bytes] = field(default_factory=deque)  # frames that go out as the exchange's pace allows
     next_send_at: float = 0.0
@@ -67,6 +72,7 @@ class Link:
     def drop(self, names: list[str]) -> None:
         """These streams are wanted no more: they are left, and whatever was still to be asked of them is not."""
         self.to_drop |= dict.fromkeys(names)
+        self.dropped |= dict.fromkeys(names, inf)
         for name in names:
             self.silent.pop(name, None)
             self.to_leave.pop(name, None)
@@ -79,6 +85,15 @@ class Link:
         self.to_subscribe = deque(filter(None, map(left, self.to_subscribe)))
         self.refused = deque((at, kept) for at, names in self.refused if (kept := left(names)))
         self.asked = {request: left(names) for request, names in self.asked.items()}  # an answer comes all the same
+
+    def let_go(self, now: float) -> None:
+        """Forget the dropped streams of which nothing is on its way any more."""
+        if not self.to_send:
+            self.dropped = {
+                name: min(at, now) if name not in self.to_drop else inf
+                for name, at in self.dropped.items()
+                if now - at <= LET_GO_S
+            }
 
     def not_there(self) -> set[str]:
         """The streams that the exchange has refused."""

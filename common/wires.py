@@ -7,7 +7,7 @@ import random
 import selectors
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -99,6 +99,8 @@ class Wires:
                 self._reroute(shard)
             elif now >= max(link.next_send_at, self._next_send_at):
                 self._send_next(now, connection, shard, link)
+            if link.dropped:
+                link.let_go(now)
 
     def read(self, now: float, ready: list[Connection]) -> None:
         """Drain the connections that have something."""
@@ -157,6 +159,10 @@ class Wires:
                         link.to_subscribe += batches(names, self._adapter.STREAMS_PER_SUBSCRIBE)
                 return
         self._shards.append(new)
+
+    def leaves(self, streams: Iterable[str]) -> bool:
+        """Whether a connection was asked to leave one of these streams, and may still bring something of it."""
+        return any(name in link.dropped for name in streams for _, _, link in self._open.values())
 
     def carrying(self, channel: str, before: float) -> dict[str, int]:
         """The symbols whose streams of a channel are subscribed to since before a time, each with its connection."""

@@ -180,29 +180,37 @@ class Feed:
     def _plan(self) -> list[dict[str, tuple[str, str]]]:
         """What the symbols need: where their frames are filed, when their heartbeats are due; returns their streams."""
         settings, symbols = self._settings, list(self._settings.symbols)
-        channels, intervals = list(settings.channels), list(settings.candle_intervals)
-        streams = [self._adapter.streams(symbol, channels, intervals) for symbol in symbols]
+        streams = [self._streams_of(symbol) for symbol in symbols]
         self._streams = {place: name for of_symbol in streams for name, place in of_symbol.items()}
         self._recorder.file_under({(channel, symbol) for channel in self._adapter.CHANNELS for symbol in symbols})
         self._heartbeats = Heartbeats(symbols, settings.heartbeat_interval_s, time.monotonic())
         self._checkpoints = Checkpoints(symbols, settings.checkpoint_s, time.time())
         return streams
 
-    def _change_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Add and remove symbols while running: those that stay notice nothing. Raises OSError: nothing is changed."""
+    def _streams_of(self, symbol: str) -> dict[str, tuple[str, str]]:
+        return self._adapter.streams(symbol, list(self._settings.channels), list(self._settings.candle_intervals))
+
+    def _change_symbols(self, wanted: tuple[str, ...]) -> bool:
+        """Add and remove symbols while running: those that stay notice nothing. Raises OSError: nothing is changed.
+
+        False where something of a removed one may still come, taken for the new subscription's: it is added later.
+        """
+        recorded = frozenset(self._settings.symbols)
+        symbols = tuple(each for each in wanted if each in recorded or not self._wires.leaves(self._streams_of(each)))
         streams: list[dict[str, tuple[str, str]]] = []
 
         def plan() -> None:
             self._settings = replace(self._settings, symbols=symbols)
             streams.extend(self._plan())
 
-        added, removed = self._subscriptions.change(symbols, plan)
-        if not added and not removed:
+        added, removed = self._subscriptions.change(symbols, plan) if symbols else ([], [])
+        if added or removed:
+            self._wires.carry(streams)
+            self._errands.begin(time.monotonic(), list(symbols))
+            log.info("%s symbols added: %s; removed: %s", self._exchange, added or "none", removed or "none")
+        elif symbols == wanted:
             log.info("%s the symbols are what they were", self._exchange)
-            return
-        self._wires.carry(streams)
-        self._errands.begin(time.monotonic(), list(symbols))
-        log.info("%s symbols added: %s; removed: %s", self._exchange, added or "none", removed or "none")
+        return symbols == wanted
 
     def _end(self) -> None:
         """Say goodbye, and leave a journal that the next boot of the machine can go on with."""
@@ -266,8 +274,9 @@ class Feed:
 
     def _keep_house(self, now: float) -> None:
         try:
-            while self._wanted_symbols:
-                self._change_symbols(self._wanted_symbols[0])
+            while len(self._wanted_symbols) > 1:
+                self._wanted_symbols.popleft()  # the configuration was read again since
+            if self._wanted_symbols and self._change_symbols(self._wanted_symbols[0]):
                 self._wanted_symbols.popleft()
             self._subscriptions.refresh()
         except OSError as no_room:

@@ -18,6 +18,7 @@ from common.journal import Journal
 from common.normaliser import Normaliser
 from common.record import Record, decode
 from common.recorder import Recorder
+from common.shards import LET_GO_S
 from common.standin_dialect import Rate
 from common.wires import Wires
 from tests.test_connection import TEXT, frame
@@ -91,10 +92,10 @@ class Line:
     def asked(self) -> list[dict[str, Any]]:
         return [orjson.loads(record.payload or b"") for record in self.of("out")]
 
-    def agree(self) -> None:
-        """Subscribe everything on the newest connection, and let the exchange say yes."""
+    def agree_to(self, count: int = 2) -> None:
+        """Subscribe everything on the newest connection, by so many requests, and let the exchange say yes."""
         conn = self.of("open")[-1].conn
-        while len(sent := [record for record in self.of("out") if record.conn == conn]) < 2:
+        while len(sent := [record for record in self.of("out") if record.conn == conn]) < count:
             self.tick()
         for record in sent:
             self.says({"result": None, "id": orjson.loads(record.payload or b"")["id"]})
@@ -130,7 +131,7 @@ def test_many_silent_streams_are_asked_for_again_in_few_frames_within_the_exchan
     """One frame for each went out at once: the exchange ends a connection at more than five in a second."""
     line = made()
     line.until(1)
-    line.agree()
+    line.agree_to()
     for number in range(100):
         line.wires.resubscribe(f"s{number}@trade")
     line.wires.resubscribe("s0@trade")
@@ -147,7 +148,7 @@ def test_a_book_that_is_asked_for_before_all_is_subscribed_is_told_to_ask_again(
     line.until(1)
     line.tick()
     assert not line.wires.renew_book("S1")
-    line.agree()
+    line.agree_to()
     assert line.wires.renew_book("S1")
     line.tick(1.0)
     assert [each["params"] for each in line.asked()[2:]] == [["s1@depth@100ms"]] * 2
@@ -233,6 +234,27 @@ def test_what_was_refused_and_is_taken_out_and_put_in_again_is_asked_for_once(ma
     assert sorted(asked) == [("s1@trade",), ("s2@trade",)]
 
 
+def test_a_stream_leaves_until_nothing_of_it_can_be_on_its_way(made: Callable[..., Line]) -> None:
+    """Added again before, its last frames on the old connection were taken for the new subscription's: the new one's
+    were held back, and a kill left them told by no event and in no gap."""
+    line = made(symbols=("S1", "S2"), channels=("trade",), idle_timeout_s=60.0)
+    line.until(1)
+    line.agree_to(1)
+    assert not line.wires.leaves(["s1@trade"])
+    line.wires.carry([{"s2@trade": ("trade", "S2")}])
+    assert line.wires.leaves(["s1@quote", "s1@trade"])
+    line.now += 30.0  # however long the request waits to be sent
+    assert line.wires.leaves(["s1@trade"])
+    line.tick(LET_GO_S - 0.5)
+    assert [each["method"] for each in line.asked()] == ["SUBSCRIBE", "UNSUBSCRIBE"]
+    assert line.wires.leaves(["s1@trade"])
+    assert not line.wires.leaves(["s2@trade"])
+    line.tick(1.0)
+    assert not line.wires.leaves(["s1@trade"])
+    line.wires.carry([{"s3@trade": ("trade", "S3")}])  # nothing is left on the connection: it is closed
+    assert not line.wires.leaves(["s2@trade"])
+
+
 def test_what_is_refused_and_silent_at_once_is_asked_for_no_oftener(made: Callable[..., Line]) -> None:
     """It is silent, too, of course: each hour it was asked for once more a minute, for as long as the feed ran."""
     line = made(symbols=("S1",), channels=("trade",), idle_timeout_s=60.0)
@@ -310,10 +332,10 @@ def test_what_came_with_the_greeting_is_read_without_waiting_for_more(made: Call
 def test_a_planned_replacement_switches_before_it_closes_and_only_after_the_overlap(made: Callable[..., Line]) -> None:
     line = made(overlap_s=5.0)
     line.until(1)
-    line.agree()
+    line.agree_to()
     line.says({"e": "serverShutdown", "E": 1})
     line.until(2)
-    line.agree()
+    line.agree_to()
     line.tick(4.8)
     assert not line.of("switch")
     line.tick(0.5)
