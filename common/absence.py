@@ -80,9 +80,22 @@ class Absence:
     def lose(self, states: Iterable[SymbolState], first: int, last: int) -> None:
         """The records `first` to `last` are lost. What was known of the topics counts for their gaps alone."""
         for state in states:
-            self.lost[state.name] = Lost(first, last, state.channels)
+            self.lost[state.name] = Lost(first, last, {**self._away_of(state.name), **state.channels})
         for name, lost in self.lost.items():  # one hole right behind another
             self.lost[name] = lost._replace(last=max(lost.last, last))
+
+    def lose_all(self, states: Mapping[str, SymbolState], first: int, last: int) -> None:
+        """The same of every symbol: those that were not recorded may be recorded again behind it."""
+        for name in self.away.keys() - states.keys():
+            self.lost[name] = Lost(first, last, self._away_of(name))
+        self.lose(states.values(), first, last)
+
+    def _away_of(self, name: str) -> dict[str, Topic]:
+        found = {}
+        for channel, was in self.away.get(name, {}).items():
+            topic = found[channel] = Topic(self._out.exchange, channel, name, 0)
+            topic.gap, topic.ts = Gap(was.gap, UNSUBSCRIBED, was.ts_from), was.ts_from
+        return found
 
     def take_lost(self, names: Collection[str] | None = None) -> dict[str, Lost]:
         """What was known before the holes of some symbols (None: of all). A `start` right behind tells their gaps."""

@@ -203,7 +203,7 @@ class Normaliser:
             if (state := self.symbols.pop(symbol, None)) is not None:
                 self._absence.lose([state], first, last)
             return
-        self._absence.lose(self.symbols.values(), first, last)
+        self._absence.lose_all(self.symbols, first, last)
         self._start, self._subscribed = last, None
         self.symbols.clear()
 
@@ -339,6 +339,8 @@ class Normaliser:
             gap = Gap(record.seq, str(data.get("reason")), data.get("ts_from"))
             numbers = {key: data[key] for key in ("first_seq", "last_seq", "ts_to") if key in data}
             for topic in state.channels.values():
+                if topic.ts is None and topic.gap is None and data.get("last_seq", record.seq) < topic.last:
+                    continue  # it was not recorded then
                 self._out.tell_gap(state, topic, gap, "open", numbers)
                 self._out.tell_gap(state, topic, gap, "closed", numbers)
 

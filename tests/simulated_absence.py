@@ -22,6 +22,8 @@ from tests.truth import STORAGE
 
 BAR_NS = 2 * SECOND
 ALL_TIMES = 0, 1 << 63
+SUPERSEDE = "restart", "unsubscribed"
+"""Reasons of gaps that take the place of all that are open."""
 
 
 class Seen(NamedTuple):
@@ -94,16 +96,17 @@ def judge_gaps(world: ChangingWorld, topic: Topic, seen: Seen) -> None:
     waiting, last = next(gaps, None), seen.events[0][0]
     open_gaps: dict[int, Event] = {}
     for id_, event in [*seen.events, (world.ids[topic] + 1, None)]:
-        told = list(open_gaps.values())
+        ended: list[Event] = []
         while waiting is not None and (event is None or waiting["seq"] <= event["seq"]):
-            told.append(waiting)
+            if waiting["state"] != "open" or waiting["reason"] in SUPERSEDE:
+                gone = list(open_gaps) if waiting["state"] == "open" else [waiting["gap"]]
+                ended += [{**open_gaps.pop(each), "ts_to": waiting["ts_recv"]} for each in gone if each in open_gaps]
             if waiting["state"] == "open":
                 open_gaps[waiting["gap"]] = waiting
             else:
-                open_gaps.pop(waiting["gap"], None)
+                ended.append(waiting)
             waiting = next(gaps, None)
-        if event is None:
-            told = list(open_gaps.values())
+        told = [*ended, *open_gaps.values()]
         missing = [each for each in range(last + 1, id_) if each in times]
         where = f"{topic}: {missing} between {last} and {id_}, record {event and event['seq']}"
         assert not missing or told, f"{where}: no gap"

@@ -69,6 +69,33 @@ def test_a_hole_is_a_gap_from_the_last_event_before_it_to_the_first_one_behind_i
     assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 20, 110)]
 
 
+def test_a_topic_that_was_away_before_a_hole_and_is_recorded_behind_it_ends_its_gap() -> None:
+    """The record that added it again was in the hole: its gap stayed open for ever."""
+    run = Run()
+    run.trades(1, 5)
+    opened = changed(run, removed=("AAA",))
+    run.normaliser.hole(4, 9)
+    run.seq = 9
+    again, closed, after = (event for event in run.trades(1, 9) if event.get("channels") in (["trade"], None))
+    assert [again["gap"], again["state"]] == [3, "open"] and gaps(opened, "trade")[0][0] == 3
+    assert (closed["gap"], closed["state"], after["id"]) == (3, "closed", "9")
+    assert {key: again[key] for key in ("first_seq", "last_seq")} == {"first_seq": 4, "last_seq": 9}
+
+
+def test_what_was_dropped_before_a_topic_was_recorded_is_no_gap_of_it() -> None:
+    """Bars would take it for observed since that gap."""
+    run = Run()
+    run.trades(1, 5)
+    payload = {
+        "subscriptions": {"symbols": ["AAA"], "channels": ["trade", "quote"]},
+        "owed": {"topics": {"AAA": {"trade": 5}}},
+    }
+    run.take("start", payload=orjson.dumps(payload))
+    dropped = {"state": "open", "reason": "journal full", "first_seq": 2, "last_seq": 2, "ts_from": 20, "ts_to": 20}
+    told = run.take("gap", payload=orjson.dumps(dropped))
+    assert {event["channels"][0] for event in told} == {"trade"}
+
+
 def test_a_checkpoint_that_knows_of_events_that_were_not_seen_shows_a_hole() -> None:
     whole, short = Run(), Run()
     for run in (whole, short):
