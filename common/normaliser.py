@@ -336,13 +336,8 @@ class Normaliser:
                 continue
             if record.symbol not in (None, state.name):
                 continue
-            gap = Gap(record.seq, str(data.get("reason")), data.get("ts_from"))
             numbers = {key: data[key] for key in ("first_seq", "last_seq", "ts_to") if key in data}
-            for topic in state.channels.values():
-                if topic.ts is None and topic.gap is None and data.get("last_seq", record.seq) < topic.last:
-                    continue  # it was not recorded then
-                self._out.tell_gap(state, topic, gap, "open", numbers)
-                self._out.tell_gap(state, topic, gap, "closed", numbers)
+            self._judge.take_dropped(state, Gap(record.seq, str(data.get("reason")), data.get("ts_from")), numbers)
 
     def _on_checkpoint(self, record: Record) -> None:
         """A cache of the state: taken where nothing is known, or where it knows of events that were not seen."""

@@ -151,7 +151,6 @@ class ChangingWorld(World):
         """By topic and id: when the message was taken, or lost (ns)."""
         self.ids: defaultdict[Topic, int] = defaultdict(int)
         self.dropped: set[tuple[Topic, int]] = set()
-        self.faults.damage = False  # two damaged at once, archive and journal, tell of no subscription any more
         self.loses_journal = self.random.random() < 0.4 and not self.faults.clock
         self.configure()
         self.channels = self.some(CHANNELS)

@@ -96,6 +96,18 @@ def test_what_was_dropped_before_a_topic_was_recorded_is_no_gap_of_it() -> None:
     assert {event["channels"][0] for event in told} == {"trade"}
 
 
+def test_records_that_were_dropped_and_are_missing_right_before_are_one_gap_until_the_next_event() -> None:
+    """The end of what was dropped, under the same id, ended the gap of what is missing."""
+    run = Run()
+    run.trades(1, 5)
+    run.normaliser.hole(3, 9)
+    run.seq = 9
+    dropped = {"state": "open", "reason": "journal full", "first_seq": 2, "last_seq": 8, "ts_from": 15, "ts_to": 80}
+    told = gaps(run.take("gap", payload=orjson.dumps(dropped)), "trade")
+    assert told == [(10, "open", "missing", 20, None), (10, "open", "missing", 15, None)]
+    assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 15, 110)]
+
+
 def test_a_checkpoint_that_knows_of_events_that_were_not_seen_shows_a_hole() -> None:
     whole, short = Run(), Run()
     for run in (whole, short):
