@@ -7,17 +7,30 @@ What follows a torn write is cut. For damage within what the archive counted as 
 in between hides nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .codec import CodecError, decompress
 from .disk import Disk, free_name, set_aside
 from .record import RecordError, decode, is_record, seq_of, whole_lines
-from .storage import NO_SYMBOL, OPEN, decode_symbol, month_dirs, sealed_lines, standing_lines, symbol_dirs
+from .storage import (
+    NO_SYMBOL,
+    OPEN,
+    decode_symbol,
+    encode_symbol,
+    month_dirs,
+    sealed_lines,
+    standing_lines,
+    symbol_dirs,
+)
+from .subscribed import Subscribed, tells_subscriptions
 from .synced import Facts, proved
 
-RECENT_NS = 3600 * 10**9
+RECENT_NS = 2 * 3600 * 10**9
+"""A file lasts for an hour, and `cp` leaves out the one that is sealed while it copies."""
 
 
 class Damage(NamedTuple):
@@ -74,30 +87,69 @@ def missing(
     """The ranges up to `position` that no file of an exchange holds, from `after` or the first damage on."""
     afters = [damage.last or _last_before(disk, damage) for damage in damages]
     after = min(afters if after is None else [*afters, after])
-    held: dict[int, int] = {}  # each number, and the one that must come before it
+    held, starts = Numbers(), dict[int, int]()  # of each `start`, the number that must come before it
     for line in _all_records(disk, directory, after, {damage.path: damage.good for damage in damages}):
-        record = decode(line)
-        held[record.seq] = int(record.head.get("last", 0)) if record.kind == "start" else record.seq - 1
+        held.add(seq := seq_of(line))
+        if line.find(b',"kind":"start"', 0, 96) > 0:
+            starts[seq] = int(decode(line).head.get("last", 0))
     found = []
     last = after
-    for seq in sorted(held):
+    for seq in held:
         if seq > position:
             break
-        if held[seq] > last:
-            found.append((last + 1, held[seq]))
+        if (before := starts.get(seq, seq - 1)) > last:
+            found.append((last + 1, before))
         last = seq
     return [*found, (last + 1, position)] if last < position else found
+
+
+class Numbers:
+    """Many numbers, most of them next to each other: a bit for each, in pieces. Iterates in their order."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, bytearray] = {}
+
+    def add(self, number: int) -> None:
+        piece = self._pieces.get(number >> 16)
+        if piece is None:
+            piece = self._pieces[number >> 16] = bytearray(1 << 13)
+        piece[number >> 3 & 0x1FFF] |= 1 << (number & 7)
+
+    def __iter__(self) -> Iterator[int]:
+        for key, piece in sorted(self._pieces.items()):
+            for place, bits in enumerate(piece):
+                if bits:
+                    first = key << 16 | place << 3
+                    yield from (first + bit for bit in range(8) if bits >> bit & 1)
 
 
 def whole_to(disk: Disk, directory: Path) -> int:
     """The number up to which a copy has everything for sure: where the first of its symbols ends.
 
-    It was made while the archive was written, each file at another moment. A symbol that was recorded to the end has a
-    checkpoint within `RECENT_NS` of it.
+    It was made while the archive was written, each file at another moment, over however many hours. A symbol counts
+    that was recorded then: the records of no symbol say so, or its end is near.
     """
-    ends = [end for symbol_dir in symbol_dirs(disk, directory) if (end := _end_of(disk, symbol_dir)) is not None]
-    newest = max((ts for _, ts in ends), default=0)
-    return min((seq for seq, ts in ends if ts >= newest - RECENT_NS), default=0)
+    ends = {path: end for path in symbol_dirs(disk, directory) if (end := _end_of(disk, path)) is not None}
+    newest = max((ts for _, ts in ends.values()), default=0)
+    recorded = {NO_SYMBOL, *map(encode_symbol, _recorded(disk, directory / NO_SYMBOL))}
+    return min(
+        (seq for path, (seq, ts) in ends.items() if path.name in recorded or ts >= newest - RECENT_NS),
+        default=0,
+    )
+
+
+def _recorded(disk: Disk, directory: Path) -> Collection[str]:
+    """The symbols that are recorded at the end of the records of no symbol."""
+    found = Subscribed(0)
+    for month in month_dirs(disk, directory)[-2:]:
+        sealed = sorted(standing_lines(disk, month).values(), key=lambda line: int(line["seq"][0]))
+        lines = chain.from_iterable(sealed_records(disk, month, line, 0) for line in sealed[-1:])
+        opens = sorted(name for name in disk.names(month) if name.endswith(OPEN))
+        for line in chain(lines, *(whole_lines(disk.read(month / name))[0] for name in opens)):
+            if tells_subscriptions(line) and is_record(line):
+                with contextlib.suppress(RecordError):
+                    found = found.after(decode(line))
+    return found.symbols or ()
 
 
 def lacks(

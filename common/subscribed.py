@@ -1,11 +1,14 @@
 """What a feed records, as `start`, `subscriptions` and checkpoints of no symbol tell (rule 20 of the protocol)."""
 
+import re
 from typing import Any, NamedTuple
 
 import orjson
 
 from .adapter import FAULTS
 from .record import Record, RecordError
+
+_TELLS = re.compile(rb',"kind":"(?:start"|subscriptions"|checkpoint","data")')
 
 
 class Subscribed(NamedTuple):
@@ -42,6 +45,11 @@ class Subscribed(NamedTuple):
         return self._replace(
             symbols=data["symbols"], away={symbol: topics for symbol, topics in away.items() if topics}
         )
+
+
+def tells_subscriptions(line: bytes) -> bool:
+    """Whether a record line of no symbol is of one of the three kinds."""
+    return _TELLS.search(line, 0, 96) is not None
 
 
 def run_of(record: Record) -> int:
