@@ -86,7 +86,7 @@ class Absence:
 
     def lose_all(self, states: Mapping[str, SymbolState], first: int, last: int) -> None:
         """The same of every symbol: those that were not recorded may be recorded again behind it."""
-        for name in self.away.keys() - states.keys():
+        for name in self.away.keys() - states.keys() - self.lost.keys():
             self.lost[name] = Lost(first, last, self._away_of(name))
         self.lose(states.values(), first, last)
 

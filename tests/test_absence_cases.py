@@ -58,8 +58,10 @@ def test_a_start_that_records_less_opens_gaps_of_the_rest_and_the_next_one_keeps
 
 
 def test_a_hole_is_a_gap_from_the_last_event_before_it_to_the_first_one_behind_it() -> None:
-    run = Run()
+    away = {"AAA": {"mark": {"gap": 0, "ts_from": 0, "id": None}}}
+    run = Run(owed={"away": away})
     run.trades(1, 5)
+    run.normaliser.hole(3, 4)
     run.normaliser.hole(3, 9)
     run.seq = 9
     opened = run.frame(1, quote_frame("AAA", 1))
@@ -74,7 +76,8 @@ def test_a_topic_that_was_away_before_a_hole_and_is_recorded_behind_it_ends_its_
     run = Run()
     run.trades(1, 5)
     opened = changed(run, removed=("AAA",))
-    run.normaliser.hole(4, 9)
+    for last in (6, 9):  # one right behind the other
+        run.normaliser.hole(4, last)
     run.seq = 9
     again, closed, after = (event for event in run.trades(1, 9) if event.get("channels") in (["trade"], None))
     assert [again["gap"], again["state"]] == [3, "open"] and gaps(opened, "trade")[0][0] == 3
