@@ -152,7 +152,7 @@ class Errands:
 
     def _ask_quiet_books(self, now: float) -> None:
         """Ask for the books of symbols that are subscribed to and have brought no delta yet."""
-        if self._adapter.BOOK.snapshot != "rest" or "book" not in self._config.channels:
+        if self._adapter.BOOK.snapshot == "stream" or "book" not in self._config.channels:
             return
         for symbol, conn in self._wires.carrying("book", now - QUIET_S).items():
             state = self._normaliser.symbols.get(symbol)

@@ -172,7 +172,8 @@ class Normaliser:
         if type(parsed) is Snapshot:
             state = self._state(parsed.symbol)
             if state is not None and "book" in state.channels:
-                self._judge.take_snapshot(state, state.channels["book"], parsed)
+                book = state.channels["book"]  # the feed asks on a connection whose subscriptions are live
+                self._judge.take_snapshot(state, book, parsed, conn if book.conn in (None, conn) else None)
             return out.finish()
         for update in (parsed,) if isinstance(parsed, Update) else parsed:
             channel, symbol, first, last, ts_event, fields = update

@@ -192,6 +192,20 @@ def test_a_snapshot_that_only_meets_the_first_change_is_enough() -> None:
     assert [event["last_id"] for event in run.of("book")] == ["90", "100"]
 
 
+def test_a_snapshot_that_no_change_follows_is_a_book_and_changes_go_on_from_it() -> None:
+    run = Run(ADAPTER, "btcusdt")
+    run.take(snapshot(90))
+    assert [event["type"] for event in run.of("book")] == ["snapshot"] and not run.gaps()
+    run.take(delta(90, 100))
+    run.take(snapshot(90), conn=2)  # of a connection that is not followed
+    assert [event["last_id"] for event in run.of("book")] == ["90", "100"]
+    run.close(1)
+    run.take(snapshot(110), conn=2)
+    run.take(delta(110, 120), conn=2)
+    assert [event["last_id"] for event in run.of("book")][2:] == ["110", "120"]
+    assert run.gaps() == [("open", "disconnected"), ("closed", "disconnected")]
+
+
 @recorded
 def test_the_recordings_trades_are_whole_and_every_book_is_told() -> None:
     sent = frames()

@@ -14,9 +14,10 @@ from common import exchanges
 from common.adapter import Adapter
 from common.config import FeedConfig
 from common.connection import Connection
+from common.errands import QUIET_S, Errands
 from common.journal import Journal
 from common.normaliser import Normaliser
-from common.record import Record, decode
+from common.record import Record, decode, encode
 from common.recorder import Recorder
 from common.shards import LET_GO_S
 from common.standin_dialect import Rate
@@ -371,3 +372,25 @@ def test_an_answer_to_something_never_asked_and_frames_of_odd_kinds_do_no_harm(m
         line.says(message)
     line.says({"data": {"e": ["odd"]}})
     assert len(line.of("in")) == 8 and not line.of("close")
+
+
+def test_a_quiet_book_is_asked_for_on_the_socket_that_is_subscribed(made: Callable[..., Line]) -> None:
+    """Who gives snapshots on the socket alone was never asked before a change came."""
+    config: dict[str, Any] = {"symbols": ("btcusdt",), "channels": ("book",)}
+    line = made(exchange="htx", **config)
+    recorder, adapter = line.wires._recorder, cast(Adapter, exchanges.get("htx"))
+    normaliser = recorder._normaliser
+    begun = {"subscriptions": {"symbols": ["btcusdt"], "channels": ["book"]}}
+    normaliser.record(decode(encode(1, 1, "start", payload=orjson.dumps(begun))))
+    of_feed = adapter, FeedConfig(**config), recorder, normaliser, line.wires
+    errands = Errands(*of_feed, lambda: 1, lambda: None)
+    line.until(1)
+    line.tick()
+    for second in range(12):
+        if second == 3:
+            line.says({"id": "1", "status": "ok", "subbed": "market.btcusdt.mbp.150", "ts": 1})
+        errands.tick(line.now)
+        line.tick(1.0)
+        assert "req" not in line.asked()[-1] or second > 3 + QUIET_S
+    assert line.asked()[-1]["req"] == "market.btcusdt.mbp.150"
+    assert normaliser.symbols["btcusdt"].sync.asked
