@@ -38,10 +38,11 @@ class Subscribed(NamedTuple):
         if record.kind == "checkpoint":
             channels, away = data.get("channels", self.channels), data.get("away", self.away)
             return self._replace(symbols=data.get("symbols") or self.symbols, channels=channels, away=away)
-        away = {**(self.away or {}), **{symbol: {} for symbol in data["added"]}}
+        away, left = dict(self.away or {}), {"gap": record.seq, "ts_from": record.ts_recv, "id": None}
+        for symbol in data["added"]:  # channels that the run does not record stay away
+            away[symbol] = {each: what for each, what in away.get(symbol, {}).items() if each not in data["channels"]}
         for symbol in data["removed"]:
-            left = {"gap": record.seq, "ts_from": record.ts_recv, "id": None}
-            away[symbol] = dict.fromkeys(data["channels"], left)
+            away[symbol] = {**away.get(symbol, {}), **dict.fromkeys(data["channels"], left)}
         return self._replace(
             symbols=data["symbols"], away={symbol: topics for symbol, topics in away.items() if topics}
         )

@@ -173,3 +173,9 @@ def test_what_a_run_does_not_record_is_known_from_its_start_and_from_each_change
     change = {"symbols": ["BBB"], "added": ["BBB"], "removed": ["AAA"], "channels": ["trade"]}
     found = found.after(record("subscriptions", 2, change))
     assert found.symbols == ["BBB"] and found.away == {"AAA": {"trade": {"gap": 2, "ts_from": 20, "id": None}}}
+    start["owed"]["topics"] |= {"AAA": {"trade": 5, "quote": None}, "BBB": {"trade": 2, "quote": None}}
+    found = Subscribed(0).after(record("start", 1, start)).after(record("subscriptions", 2, change))
+    of_start = {"gap": 1, "ts_from": 7, "id": None}  # of channels that the change says nothing of
+    assert found.away == {
+        "AAA": {"quote": of_start, "trade": {"gap": 2, "ts_from": 20, "id": None}}, "BBB": {"quote": of_start},
+    }  # fmt: skip
