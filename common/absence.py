@@ -119,6 +119,20 @@ class Absence:
                 topic.gap = before[topic.channel].gap or Gap(self._out.seq, MISSING, topic.ts)
                 self._out.open_gap(state, topic, topic.gap.reason, {"first_seq": first, "last_seq": last})
 
+    def tell_ended(self, state: SymbolState, lost: Lost, owed: Mapping[str, int | None]) -> None:
+        """Tell of a hole right before a `start` where no gap of `restart` does: of topics that the run before did not
+        record at its end, and of those that had come further in the hole, by the last ids that are owed.
+
+        Such a gap has the number of the last record in the hole, since what is owed has the number of the `start`.
+        """
+        numbers = {"first_seq": lost.first, "last_seq": lost.last}
+        for channel, before in sorted(lost.topics.items()):
+            last = owed.get(channel)
+            if channel not in owed or (last is not None and (before.id or 0) < last):
+                gap = Gap(lost.last, MISSING, before.ts)
+                self._out.tell_gap(state, before, gap, "open", numbers)
+                self._out.tell_gap(state, before, gap, "closed", numbers)
+
     def compare(self, own: SymbolState, kept: SymbolState) -> None:
         """Go on from a checkpoint's state, which knows of events that the carried state has not seen: tell the gaps.
 

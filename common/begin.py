@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -53,18 +54,19 @@ _FRAME = re.compile(
 
 
 def owed(
-    disk: Disk, journal_dir: Path, adapter: Adapter, facts: dict[str, Any], archive: Reader | None = None
+    disk: Disk, journal_dir: Path, adapter: Adapter, opened: Opened, archive: Reader | None = None
 ) -> dict[str, Any]:
     """What the runs before were recording when they ended, and how far they had come.
 
     `{"ts": ts_recv of the last frame, "topics": {symbol: {channel: last id, or null where none proves anything}},
     "since": {symbol: ts_recv}, "away": topics that were not recorded at the end of the last run (`subscribed`)}`
 
-    The journal tells it. What it does not know comes from the `archive`: all of it where the journal was lost.
+    The journal tells it. What it does not know comes from the `archive`: all of it where the journal was lost. What
+    lies beyond `opened.last` there is not trusted, and cut by the archiver.
     """
-    tail = _tail(disk, journal_dir)
+    tail, facts = _tail(disk, journal_dir), opened.facts
     try:
-        complete = 0 if archive is None else archive.complete()
+        complete = 0 if archive is None else min(archive.complete(), opened.last)
         return _debt(tail, adapter, facts, archive if complete else None, complete)
     except (CodecError, OSError, MemoryError, *FAULTS) as error:  # the archiver repairs it, and the feed does not wait
         log.warning("%s the archive does not tell how far it had come: %s", adapter.NAME, error)
@@ -102,7 +104,7 @@ def _debt(
     debt = {"ts": _ts_of(_last_line(tail, b'"kind":"in"')), "topics": topics_ids, "away": away}
     is_behind = archive is not None and complete > _last_seq(tail)  # the journal lost what the archive has
     if archive is not None and (is_behind or debt["ts"] is None):  # or it was trimmed to what has no frame
-        debt["ts"] = max(_ends(archive).values(), default=debt["ts"])
+        debt["ts"] = max(_ends(archive, complete).values(), default=debt["ts"])
     deadline = time.monotonic() + (LOST_LOOK_S if is_behind else LOOK_S)
     doubts = {symbol: _doubtful(frames, symbol, judged.intersection(ids)) for symbol, ids in topics_ids.items()}
     is_asked = archive is not None and not is_behind and any(doubts.values())
@@ -137,7 +139,7 @@ def _subscribed(tail: bytes, known: Subscribed, complete: int) -> Subscribed:
 
 def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[str, Any]) -> None:
     """Add the archived symbols that nothing names: they are not recorded since their last record."""
-    for symbol, end in _ends(archive).items():
+    for symbol, end in _ends(archive, complete).items():
         if symbol not in debt["topics"]:
             kept = orjson.loads(archive.last_checkpoint(symbol, complete) or b"{}")
             channels = set(kept.get("state", {}).get("topics", {})) or set(adapter.CHANNELS)
@@ -146,9 +148,16 @@ def _add_unnamed(archive: Reader, adapter: Adapter, complete: int, debt: dict[st
             debt.setdefault("since", {})[symbol] = end
 
 
-def _ends(archive: Reader) -> dict[str, int]:
-    """When the last record of each symbol was received, ns."""
-    return {symbol: files[-1].ts_recv[1] for symbol in archive.symbols() if (files := archive.files(symbol))}
+def _ends(archive: Reader, complete: int) -> dict[str, int]:
+    """When the last record of each symbol was received, ns: of those up to a number."""
+    found: dict[str, int] = {}
+    for symbol in archive.symbols():
+        files = [file for file in archive.files(symbol) if file.first <= complete]
+        if files and files[-1].seq[1] <= complete:
+            found[symbol] = files[-1].ts_recv[1]
+        elif files:
+            found[symbol] = decode(deque(archive.lines(symbol, files[-1].first - 1, complete), maxlen=1)[0]).ts_recv
+    return found
 
 
 def _archived_ids(

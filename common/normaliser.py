@@ -226,7 +226,7 @@ class Normaliser:
         self._subscribed = frozenset(subscriptions.get("symbols", ()))
         channels = subscriptions.get("channels", self._adapter.CHANNELS)
         owed_topics, away = owed.get("topics", {}), owed.get("away", {})
-        names = self._subscribed.union(owed_topics, away)
+        names = self._subscribed.union(owed_topics, away, lost)
         for name in sorted(names if self._wanted is None else names & self._wanted):
             state = SymbolState(self._exchange, name, record.seq, channels, self._rules, is_known=True)
             if name in self._subscribed:
@@ -234,7 +234,10 @@ class Normaliser:
             else:
                 state.channels.clear()
             since = owed.get("since", {}).get(name, owed.get("ts"))  # by symbol, where an import goes on
-            self._owe(state, owed_topics.get(name, {}), since, lost[name].topics if name in lost else {})
+            owes = owed_topics.get(name, {})
+            if name in lost:
+                self._absence.tell_ended(state, lost[name], owes)  # before what the run owes
+            self._owe(state, owes, since, lost[name].topics if name in lost else {})
             known = away.get(name, {})
             self._absence.remember(state, {each: what for each, what in known.items() if each not in state.channels})
             self._absence.rejoin(state, known)

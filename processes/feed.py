@@ -150,7 +150,7 @@ class Feed:
         except JournalError as error:
             raise ConfigError(str(error)) from None
         archive = Reader(exchange_dir.parent, self._adapter, self._disk)
-        debt = owed(self._disk, directory, self._adapter, opened.facts, archive)
+        debt = owed(self._disk, directory, self._adapter, opened, archive)
         self._recorder = Recorder(
             self._adapter, self._normaliser, self._journal, self._publish_records, super(zmq.Socket, self._events).send,
             self._settings.checkpoint_bytes,

@@ -75,7 +75,7 @@ class SimFeed:
         world.truth.rotten_journal = False
         archive = SimReader(STORAGE.parent, ADAPTER, self.disk)
         archive.boot_id = world.boot_id
-        debt = owed(self.disk, JOURNAL, ADAPTER, opened.facts, archive)
+        debt = owed(self.disk, JOURNAL, ADAPTER, opened, archive)
         self.recorder = Recorder(ADAPTER, self.normaliser, self.journal, self.publish_records, self.publish_event)
         self.keeper = JournalKeeper(self.disk, self.journal, self.recorder, STORAGE)
         self.subscriptions = SubscriptionLog(ADAPTER, self.normaliser, self.recorder, self.journal, self.stamp)

@@ -1,5 +1,6 @@
 """Gaps of records that are missing, case by case: subscriptions, holes, checkpoints, what a run owes (rules 19, 20)."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from common.adapter import Adapter
 from common.begin import owed
 from common.disk import Disk
 from common.events import GAP, Event
+from common.journal import Opened
 from common.reader import Reader
 from common.record import decode
 from common.subscribed import Subscribed
@@ -111,6 +113,33 @@ def test_records_that_were_dropped_and_are_missing_right_before_are_one_gap_unti
     assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 15, 110)]
 
 
+def test_a_hole_before_a_start_is_told_where_no_gap_of_the_start_does() -> None:
+    """What the run before had recorded and lost again, and what it did not record any more at its end."""
+    run = Run()
+    run.trades(1, 5)
+    run.frame(1, quote_frame("AAA", 1))
+    changed(run, removed=("AAA",))
+    away = orjson.loads(orjson.dumps(run.normaliser.away))
+    for owes, expected in (
+        ({"AAA": {"trade": 5}}, {"quote", "book", "candle"}),  # of the trades, the restart's gap tells
+        ({"AAA": {"trade": 7}}, {"trade", "quote", "book", "candle"}),  # 6 and 7 were in the hole
+        ({}, {"trade", "quote", "book", "candle"}),
+    ):
+        run = Run()
+        run.trades(1, 5)
+        run.normaliser.hole(3, 9)
+        run.seq = 9
+        payload = {"subscriptions": {"symbols": ["AAA"], "channels": ["trade"]}, "owed": {"ts": 70, "topics": owes}}
+        if not owes:
+            payload["owed"] = {"ts": 70, "away": away}
+        events = run.take("start", payload=orjson.dumps(payload))
+        ended = {each["channels"][0]: each for each in events if each["state"] == "closed"}
+        assert ended.keys() == expected and {each["gap"] for each in ended.values()} == {9}
+        if "trade" in ended:
+            told = ended["trade"]
+            assert (told["reason"], told["ts_from"], told["ts_to"]) == ("missing", 20, 100)
+
+
 def test_a_checkpoint_that_knows_of_events_that_were_not_seen_shows_a_hole() -> None:
     whole, short = Run(), Run()
     for run in (whole, short):
@@ -149,9 +178,13 @@ def test_what_is_owed_when_the_journal_is_lost_comes_from_the_archive(tmp_path: 
     archive.begin()
     archive.take([trade(FIRST + place, FIRST_TS + place, "BTCUSDT", place) for place in range(1, 9)])
     archive.close()
-    debt = owed(Disk(), tmp_path / "nothing", BINANCE, {}, Reader(archive.storage, BINANCE))
+    opened = Opened(FIRST + 100, FIRST + 8, jumped=True, facts={})
+    debt = owed(Disk(), tmp_path / "nothing", BINANCE, opened, Reader(archive.storage, BINANCE))
     assert debt["ts"] == FIRST_TS + 8
     assert debt["topics"] == {"BTCUSDT": {"trade": 8}, "ETHUSDT": {"trade": None}}
+    not_trusted = replace(opened, last=FIRST + 5)  # the machine lost power: the archiver will cut what lies beyond
+    debt = owed(Disk(), tmp_path / "nothing", BINANCE, not_trusted, Reader(archive.storage, BINANCE))
+    assert (debt["ts"], debt["topics"]["BTCUSDT"]) == (FIRST_TS + 5, {"trade": 5})
 
 
 def test_what_a_run_does_not_record_is_known_from_its_start_and_from_each_change() -> None:
