@@ -70,8 +70,8 @@ def owed(
         return _debt(tail, adapter, facts, archive if complete else None, complete)
     except (CodecError, OSError, MemoryError, *FAULTS) as error:  # the archiver repairs it, and the feed does not wait
         log.warning("%s the archive does not tell how far it had come: %s", adapter.NAME, error)
-    told = facts.get("subscriptions") or {}
-    symbols = set(told.get("symbols", ()))
+    told = _told(tail, facts, None, 0)
+    symbols = set(told["symbols"])
     with contextlib.suppress(OSError):
         symbols |= set(archive.symbols() if archive is not None else ()) - (told.get("away") or {}).keys()
     return _debt(tail, adapter, {**facts, "subscriptions": {**told, "symbols": sorted(symbols)}}, None, 0)
@@ -81,10 +81,7 @@ def _debt(
     tail: bytes, adapter: Adapter, facts: dict[str, Any], archive: Reader | None, complete: int
 ) -> dict[str, Any]:
     last = max(_last_seq(tail), complete)
-    told = facts.get("subscriptions") or {}
-    if not told:
-        known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete), complete)
-        told = {"symbols": known.symbols or [], "channels": known.channels, "away": known.away}
+    told = _told(tail, facts, archive, complete)
     recorded = {symbol: set(told.get("channels") or adapter.CHANNELS) for symbol in told["symbols"]}
     away: dict[str, dict[str, Any]] = {}
     for symbol, topics in (told.get("away") or {}).items():
@@ -117,6 +114,14 @@ def _debt(
     if archive is not None and told.get("away") is None:  # recorded before a `start` told what it does not record
         _add_unnamed(archive, adapter, complete, debt)
     return debt if topics_ids or away else {}
+
+
+def _told(tail: bytes, facts: dict[str, Any], archive: Reader | None, complete: int) -> dict[str, Any]:
+    """What was subscribed at the end, by the journal's facts; else by the archive and the records behind it."""
+    if told := facts.get("subscriptions"):
+        return dict(told)
+    known = _subscribed(tail, Subscribed(0) if archive is None else archive.subscribed(complete), complete)
+    return {"symbols": known.symbols or [], "channels": known.channels, "away": known.away}
 
 
 def _doubtful(frames: dict[tuple[str, str], dict[int, int]], symbol: str, channels: Iterable[str]) -> set[str]:
