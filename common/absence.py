@@ -80,7 +80,8 @@ class Absence:
     def lose(self, states: Iterable[SymbolState], first: int, last: int) -> None:
         """The records `first` to `last` are lost. What was known of the topics counts for their gaps alone."""
         for state in states:
-            self.lost[state.name] = Lost(first, last, {**self._away_of(state.name), **state.channels})
+            topics = {channel: topic for channel, topic in state.channels.items() if state.is_known or topic.is_seen}
+            self.lost[state.name] = Lost(first, last, {**self._away_of(state.name), **topics})
         for name, lost in self.lost.items():  # one hole right behind another
             self.lost[name] = lost._replace(last=max(lost.last, last))
 

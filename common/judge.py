@@ -188,7 +188,7 @@ class Judge:
                 froms = [each.ts_from for each in (topic.gap, gap) if each.ts_from is not None]
                 topic.gap.ts_from = min(froms, default=None)
                 self._out.open_gap(state, topic, gap.reason, {key: numbers[key] for key in numbers if key != "ts_to"})
-            elif topic.ts is not None or topic.gap is not None or numbers.get("last_seq", gap.id) >= topic.last:
+            elif topic.is_seen or (state.is_known and numbers.get("last_seq", gap.id) >= topic.last):
                 self._out.tell_gap(state, topic, gap, "open", numbers)
                 self._out.tell_gap(state, topic, gap, "closed", numbers)
 

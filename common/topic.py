@@ -107,6 +107,11 @@ class Topic:
         """The number of the last frame, also of one that gave no event: it was held back, or told before."""
         return max(self.last, self.judged)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether anything has told that it is recorded: behind a hole, topics of all channels are looked for."""
+        return self.ts is not None or self.gap is not None
+
     def follow(self, conn: int, *, lags: bool) -> None:
         self.conn, self.seam, self.lags, self.plain, self.alone = conn, True, lags, False, None
 

@@ -113,6 +113,21 @@ def test_records_that_were_dropped_and_are_missing_right_before_are_one_gap_unti
     assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 15, 110)]
 
 
+def test_holes_and_drops_are_no_gaps_of_channels_that_nothing_told_of() -> None:
+    """They stayed open for ever: behind a hole nothing says which channels are recorded."""
+    run = Run()
+    run.trades(1, 5)
+    for first, last in ((3, 9), (11, 19)):
+        run.normaliser.hole(first, last)
+        run.seq = last
+        events = run.frame(1, quote_frame("AAA", 1))
+        opened = {event["channels"][0] for event in events if event.get("state") == "open"}
+        assert opened == {"trade", "book", "quote", "candle"}
+    dropped = {"state": "open", "reason": "journal full", "first_seq": 11, "last_seq": 21, "ts_from": 15, "ts_to": 80}
+    told = run.take("gap", payload=orjson.dumps(dropped))
+    assert {event["channels"][0] for event in told} == {"trade", "book", "quote", "candle"}
+
+
 def test_a_hole_before_a_start_is_told_where_no_gap_of_the_start_does() -> None:
     """What the run before had recorded and lost again, and what it did not record any more at its end."""
     run = Run()
