@@ -207,6 +207,7 @@ class Errands:
         if status in (0, 418, 429) or status >= 500:
             self._failed_inquiries += 1
             self._inquire(symbols, _pause_s(self._failed_inquiries))
+            self._tell_unasked(symbols, status)
             return
         self._failed_inquiries = 0
         if status != 200 and len(symbols) > 1:
@@ -219,6 +220,15 @@ class Errands:
         for symbol in symbols:
             if known.get(symbol) != "TRADING":
                 log.warning("%s %s is %s there", self._exchange, symbol, known.get(symbol, unknown))
+
+    def _tell_unasked(self, symbols: list[str], status: int) -> None:
+        """What the exchange says of symbols may have changed, and it does not answer: a gap until it does."""
+        payload = orjson.dumps({"state": "open", "reason": f"poll: status {status}" if status else "poll: no answer"})
+        for symbol in symbols:
+            state = self._normaliser.symbols.get(symbol)
+            topic = state.channels.get("instrument") if state is not None else None
+            if topic is not None and topic.gap is None:
+                self._recorder.record(self._stamp(), "gap", channel="instrument", symbol=symbol, payload=payload)
 
     def _tell_unread(self, answer: Answer, known: dict[str, str]) -> None:
         """Say, once, which instruments trade that are not understood: nothing but their records tells of them."""

@@ -48,7 +48,7 @@ def judge(world: ChangingWorld) -> None:
             seen = seen_of(events, channel)
             if not seen.events:
                 continue
-            judge_ids(topic, seen, was_damaged=world.faults.damage)
+            judge_ids(topic, seen, is_torn=world.faults.damage or bool(world.truth.holes()))
             judge_gaps(world, topic, seen)
             judge_coverage(topic, seen, coverage.intervals([symbol], [channel], ALL_TIMES, complete))
             judge_told(topic, seen, coverage.gaps([symbol], [channel], ALL_TIMES, complete))
@@ -83,14 +83,17 @@ def _difference(one: list[bytes], other: list[bytes]) -> str:
     return next((f"{a!r} and {b!r}" for a, b in pairs if a != b), f"{len(one)} and {len(other)} events")
 
 
-def judge_ids(topic: Topic, seen: Seen, *, was_damaged: bool) -> None:
-    """Each message gives one event. Where the journal was damaged, one that the archive had may be fetched again: the
-    feed does not wait for the archiver's next start, which finds it in a file that is being written."""
+def judge_ids(topic: Topic, seen: Seen, *, is_torn: bool) -> None:
+    """Each message gives one event.
+
+    Where records are lost, one that the archive has may be fetched again: the feed does not wait for the archiver's
+    next start, which finds it in a file that is being written; and what came after a symbol was removed gives an event
+    where the record of the removal is lost.
+    """
     ids = [id_ for id_, _ in seen.events]
     assert len(set(ids)) == len(ids), f"{topic}: told twice: {sorted(each for each in ids if ids.count(each) > 1)}"
-    assert was_damaged or not seen.late.intersection(ids), (
-        f"{topic}: fetched although it was there: {seen.late.intersection(ids)}"
-    )
+    again = seen.late.intersection(ids)
+    assert is_torn or not again, f"{topic}: fetched although it was there: {again}"
 
 
 def judge_gaps(world: ChangingWorld, topic: Topic, seen: Seen) -> None:

@@ -197,3 +197,21 @@ def test_polls_that_fail_or_are_not_answered_are_a_gap_until_one_is(coin: tuple[
         assert gaps() == expected
     again = Normaliser(cast(Adapter, exchanges.get("binance-coinm"))).all_messages(map(decode, memory.lines))
     assert again == [message for what, message in memory.story if what == "event"]
+
+
+def test_listings_that_are_not_answered_are_one_gap_until_they_are(coin: tuple[Errands, Memory, Standin]) -> None:
+    """A change of an instrument could go unseen, and nothing told of it."""
+    errands, memory, server = coin
+
+    def told() -> list[Any]:
+        events = events_of(message for what, message in memory.story if what == "event")
+        about = [each for each in events if "instrument" in each.get("channels", [each["channel"]])]
+        return [(each["state"], each["reason"]) if "state" in each else each["channel"] for each in about]
+
+    until(lambda: errands.tick(0.0) or told() == ["instrument"], "the instrument is told")
+    server.fault(do="rest-fail", path="/exchangeInfo", status="503", n="2")
+    expected = ["instrument", ("open", "poll: status 503"), ("closed", "poll: status 503")]
+    until(lambda: errands.tick(INSTRUMENTS_INTERVAL_S) or told() == expected, "the gap begins and ends")
+    assert server.status()["rest"]["/dapi/v1/exchangeInfo"] == 4
+    again = Normaliser(cast(Adapter, exchanges.get("binance-coinm"))).all_messages(map(decode, memory.lines))
+    assert again == [message for what, message in memory.story if what == "event"]
