@@ -291,18 +291,18 @@ class ArchiveWriter:
         self._new_dirs |= {directory, directory.parent, self._directory}
         return directory / (stem + OPEN)
 
-    def hole(self, first: int, last: int | None) -> None:
-        """Pass a hole that the journal shows: the next record is `first`; `last` as its `start` says, None if dropped.
+    def hole(self, first: int, last: int | None, why: str = "dropped") -> None:
+        """Pass a hole that the journal shows: the next record is `first`; `last` as its `start` says, None without one.
 
         What is lost is named in the manifest, what files hold beyond the past that counts is set aside, and only then
-        does the position go on.
+        does the position go on. `why` is the reason that it names where no `start` explains the hole.
         """
         self.flush()
         keep = self.position if last is None else min(self.position, last)
         held = max((seq for seq in self._held if seq < first), default=0)
         lost = first - 1 if last is None else max(last, self.position, held)
         if lost > keep:  # told before files are touched: a kill in between must not hide it
-            reason = "dropped" if last is None else "lost"
+            reason = why if last is None else "lost"
             append_hole(self._disk, self._directory, keep + 1, lost, reason, self._last_ts)
             self._report(f"{self._directory.name} records {keep + 1} to {lost} are lost: named in the manifest")
         if keep < self.position or self._held:

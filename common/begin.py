@@ -19,6 +19,7 @@ from .codec import CodecError
 from .disk import Disk
 from .events import Update
 from .journal import Opened, segment_names
+from .journal_marks import read_marks
 from .normaliser import Normaliser
 from .reader import Reader
 from .record import FORMAT, RecordError, decode, seq_of
@@ -216,10 +217,13 @@ def start_head(adapter: Adapter, last: int) -> dict[str, Any]:
 
 
 def _tail(disk: Disk, journal_dir: Path) -> bytes:
+    """The journal's last segments, from behind the last piece whose checksum is wrong."""
     parts: list[bytes] = []
     for name in reversed(segment_names(disk, journal_dir)):
-        parts.insert(0, disk.read(journal_dir / name))
-        if sum(map(len, parts)) >= TAIL_BYTES:
+        data = disk.read(journal_dir / name)
+        bad = read_marks(disk, journal_dir / name).bad(data)
+        parts.insert(0, data[bad[-1].end :] if bad else data)
+        if bad or sum(map(len, parts)) >= TAIL_BYTES:
             break
     return b"".join(parts)
 

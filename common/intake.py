@@ -1,7 +1,8 @@
 """What the archiver takes, and from where: rule 6 and 9 of the protocol. No socket, clock or thread.
 
 A record whose number is the position + 1 is taken as it comes. Anything else means: read the journal from the
-position on. A jump is taken from the journal only, at a `start` or where the journal's front was dropped.
+position on. A jump is taken from the journal only, at a `start`, where the journal's front was dropped, or over records
+that its checksums prove damaged.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from .record import decode, seq_of, whole_lines
 
 BUFFER_BYTES = 16 * 1024**2
 """What is taken in memory before it is written, however fast it comes."""
+
+
+RESTART = "restart the feed: it sets the damage aside and goes on"
+NAMED = "a checksum is wrong there: the records are named as lost, nothing needs to be done"
 
 
 class Intake:
@@ -44,7 +49,10 @@ class Intake:
         while limit_bytes is None or taken < limit_bytes:
             lines = self._journal.after(self._writer.position)
             if self._journal.damage:
-                self._tell_damage(self._journal.damage)
+                self._tell_damage(self._journal.damage, NAMED if self._journal.lost is not None else RESTART)
+            if self._journal.lost is not None:
+                self._writer.hole(self._journal.lost + 1, None, "damaged")
+                continue
             if not lines or not self._take_judged(lines):
                 return True
             taken += sum(map(len, lines))
@@ -73,13 +81,13 @@ class Intake:
         elif self._journal.front() == seq:
             self._writer.hole(seq, None)
         else:
-            self._tell_damage(f"record {seq} follows {self._writer.position}")
+            self._tell_damage(f"record {seq} follows {self._writer.position}", RESTART)
             return False
         return True
 
-    def _tell_damage(self, damage: str) -> None:
+    def _tell_damage(self, damage: str, mend: str) -> None:
         if damage != self._told:
-            self._report(f"journal damaged: {damage}; restart the feed: it sets the damage aside and goes on")
+            self._report(f"journal damaged: {damage}; {mend}")
         self._told = damage
 
     def _take(self, lines: list[bytes]) -> None:

@@ -2,22 +2,28 @@
 
     JOURNAL/binance/00000001723161253000123.records      first seq in the name; record lines, dense
                     00000001723161299000777.records      the segment being written
+                    00000001723161299000777.marks        checksums of its pieces: `journal_marks`
                     journal.json                         whose it is, the ceiling of its numbers, the last run's facts
                     *.damaged                            what a recovery set aside
 
 Rules 1–5 of the protocol are kept here: no number above a synced ceiling; a journal that cannot be trusted to be whole
 goes on at a higher number than any ever used; of a short write the whole lines stand. Who reads it: `journal_reader`.
+
+A piece whose checksum is wrong stays where it is, as long as the segment is as long as it was: its numbers and its end
+are known. Readers pass over it as over a hole.
 """
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import checked
-from .disk import AppendFile, Disk, free_name, make_durable_dir, replace, set_aside
+from .disk import Disk, free_name, make_durable_dir, remove_if_there, replace, set_aside
+from .journal_marks import SUFFIX as MARKS
+from .journal_marks import Marks, Piece, Segment, SegmentFile, complete_marks, marks_path, read_marks
 from .record import RecordError, decode, is_record, is_text, looks_whole, seq_of, ts_recv_of
 from .storage import Archived
 
@@ -30,14 +36,6 @@ CEILING_STEP = 1_000_000
 
 class JournalError(Exception):
     """The directory holds something that is not this exchange's journal; the message says what to do."""
-
-
-@dataclass
-class Segment:
-    path: Path
-    first: int
-    last: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,9 @@ class Journal:
         self._segments: list[Segment] = []
         self._ceiling = 0
         self._begins = 0  # where the journal that goes on begins: what lies before it is not to be gone on from
-        self._file: AppendFile | None = None
+        self._file: SegmentFile | None = None
         self._removed = False  # a segment, since the directory's last sync
-        self._unsynced: list[AppendFile] = []  # full segments that wait for their sync
+        self._unsynced: list[SegmentFile] = []  # full segments that wait for their sync
         self._syncing = threading.Lock()  # one job at a time: it closes what another may be about to sync
 
     def open(self, now_us: int, archived: Archived) -> Opened:
@@ -100,7 +98,7 @@ class Journal:
             self.next = last + 1
         self._raise_ceiling()
         if not jumped:
-            self._file = self._disk.open(self._segments[-1].path)
+            self._file = SegmentFile(self._disk, self._segments[-1])
         return Opened(self.next, last, jumped, dict(self.facts))
 
     def append(self, lines: list[bytes]) -> int:
@@ -161,7 +159,9 @@ class Journal:
         while self.can_trim(fsynced):
             if self._removed:
                 self._disk.sync_dir(self._directory)
-            self._disk.remove(self._segments.pop(0).path)
+            path = self._segments.pop(0).path
+            self._disk.remove(path)
+            remove_if_there(self._disk, marks_path(path))
             self._removed = True
 
     def overflow(self) -> int | None:
@@ -180,15 +180,18 @@ class Journal:
 
         None where such a line rotted meanwhile.
         """
-        held = [segment for segment in self._segments if segment.last >= first and segment.first <= last]
-        begin, end = self._disk.read(held[0].path), self._disk.read(held[-1].path)
-        found: list[int | None] = []
-        for line in (begin, end[end.rfind(b"\n", 0, -1) + 1 :]):
-            try:
-                found.append(ts_recv_of(line))
-            except RecordError:
-                found.append(None)
-        return found[0], found[1]
+        held = [segment.path for segment in self._segments if segment.last >= first and segment.first <= last]
+        return self._time(held[0], is_last=False), self._time(held[-1], is_last=True)
+
+    def _time(self, path: Path, *, is_last: bool) -> int | None:
+        """When the first or the last record of a segment was received; None where it rotted."""
+        data = self._disk.read(path)
+        place = data.rfind(b"\n", 0, -1) + 1 if is_last else 0
+        pieces = [piece for piece in read_marks(self._disk, path).pieces if piece.begin <= place < piece.end]
+        try:
+            return ts_recv_of(data[place:]) if all(piece.holds(data) for piece in pieces) else None
+        except RecordError:
+            return None
 
     def remember(self, **facts: Any) -> None:
         """Keep facts about the run (its connections, its subscriptions) for the next start."""
@@ -208,12 +211,12 @@ class Journal:
         self._write_meta(clean=True)
 
     def _begin_segment(self) -> None:
-        path = self._directory / f"{self.next:020d}{SUFFIX}"
-        file = self._disk.open(path)
+        segment = Segment(self._directory / f"{self.next:020d}{SUFFIX}", self.next, self.next - 1, 0)
+        file = SegmentFile(self._disk, segment)
         if self._file is not None:
             self._unsynced.append(self._file)
         self._file = file
-        self._segments.append(Segment(path, self.next, self.next - 1, 0))
+        self._segments.append(segment)
         self._disk.sync_dir(self._directory)
         self._removed = False
 
@@ -256,26 +259,41 @@ class Journal:
         return meta
 
     def _recover(self) -> tuple[bool, bool]:
-        """Keep the longest prefix that is whole and dense; set the rest aside. Returns (torn tail, other damage)."""
+        """Keep the longest prefix that is whole and dense; set the rest aside. Returns (torn tail, other damage).
+
+        Pieces with a wrong checksum count as whole: what they hold is not believed, but where they end is known.
+        """
         names = segment_names(self._disk, self._directory)
+        self._drop_marks_alone(names)
         for index, name in enumerate(names):
             path = self._directory / name
-            segment, size = self._scan(path)
+            marks = read_marks(self._disk, path)
+            segment, size = self._scan(path, marks)
             good = segment.size if segment else 0
             if segment is not None and good:
                 self._segments.append(segment)
                 self._disk.sync_file(path)  # a killed run may not have come to it
-            if good == size and good:
+            if good == size >= marks.end and good:
+                complete_marks(self._disk, path, good)
                 continue
-            torn = index == len(names) - 1 and self._is_torn_line(path, segment)
+            torn = size >= marks.end and index == len(names) - 1 and self._is_torn_line(path, segment)
             if not torn:
                 self._distrust(first_number(names[-1]) + CEILING_STEP)
                 self._set_aside(names[index + 1 :])
             set_aside(self._disk, path, good, self._report, "torn" if torn else "damaged")
-            if not good:
+            if good:
+                complete_marks(self._disk, path, good)
+            else:
                 self._disk.remove(path)
+                remove_if_there(self._disk, marks_path(path))
             return torn, not torn
         return False, False
+
+    def _drop_marks_alone(self, names: list[str]) -> None:
+        """Remove marks whose segment is gone: one of the same name may come."""
+        for name in self._disk.names(self._directory):
+            if name.endswith(MARKS) and name.removesuffix(MARKS) + SUFFIX not in names:
+                self._disk.remove(self._directory / name)
 
     def _set_aside(self, names: list[str]) -> None:
         """What lies behind damage. From the end on: whoever reads meanwhile must not take it for the front."""
@@ -298,25 +316,50 @@ class Journal:
         begin = b'{"seq":%d,' % (segment.last + 1) if segment else b'{"seq":%d,' % first_number(path.name)
         return b"\n" not in rest and is_text(rest) and rest.startswith(begin[: len(rest)])
 
-    def _scan(self, path: Path) -> tuple[Segment | None, int]:
+    def _scan(self, path: Path, marks: Marks) -> tuple[Segment | None, int]:
         """The good part of a segment (None if it does not go on from the one before), and the file's size."""
-        data = self._disk.read(path)
-        try:
-            first = decode(data[: data.find(b"\n") + 1])
-        except RecordError:
+        data, first = self._disk.read(path), first_number(path.name)
+        bad = marks.bad(data)
+        if marks.is_damaged:
+            self._report(f"{marks_path(path)} is damaged: written anew")
+        if bad and not bad[0].begin:  # what it begins with cannot be read: its name tells
+            kind = "start"
+        else:
+            try:
+                record = decode(data[: data.find(b"\n") + 1])
+            except RecordError:
+                return None, len(data)
+            if record.seq != first:
+                return None, len(data)
+            kind = record.kind
+        before = self._segments[-1].last if self._segments else first - 1
+        if first != before + 1 and not (kind == "start" and first > before):
             return None, len(data)
-        follows = not self._segments or first.seq == self._segments[-1].last + 1
-        if not follows and not (first.kind == "start" and first.seq > self._segments[-1].last):
-            return None, len(data)
-        if f"{first.seq:020d}{SUFFIX}" != path.name:
-            return None, len(data)
-        last, size = dense_prefix(data, first.seq)
-        return Segment(path, first.seq, last, size), len(data)
+        is_short = len(data) < marks.end  # then nothing tells what lies where
+        last, size = dense_prefix(data[: bad[0].begin] if bad and is_short else data, first, () if is_short else bad)
+        for piece in bad:
+            what = f"checksum wrong from offset {piece.begin} to {piece.end}, up to record {piece.last}"
+            self._report(f"{path} damaged: {what}: what the archive lacks of it will be named as lost")
+        return Segment(path, first, last, size), len(data)
 
 
-def dense_prefix(data: bytes, first: int) -> tuple[int, int]:
-    """How far record lines from `first` on go on whole and dense: the last number, and the bytes up to there."""
-    if looks_whole(data) and is_text(data):
+def dense_prefix(data: bytes, first: int, bad: Sequence[Piece] = ()) -> tuple[int, int]:
+    """How far record lines from `first` on go on whole and dense: the last number, and the bytes up to there.
+
+    `bad` pieces are passed over.
+    """
+    last, size = first - 1, 0
+    for piece in bad:
+        last, length = _dense(data[size : piece.begin], last + 1)
+        if size + length < piece.begin:
+            return last, size + length
+        last, size = piece.last, piece.end
+    last, length = _dense(data[size:] if size else data, last + 1)
+    return last, size + length
+
+
+def _dense(data: bytes, first: int) -> tuple[int, int]:
+    if data and looks_whole(data) and is_text(data):
         last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
         last = first + data.count(b"\n") - 1
         if last_line.startswith(b'{"seq":%d,' % last):
