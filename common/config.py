@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .schedule import CHECKPOINT_BYTES
+from .storage import JOURNALS
 
 CODECS = {"bz2": 9, "zstd": 22}
 """What archives can be compressed with, and the highest level of each."""
@@ -163,7 +164,7 @@ class Config:
     def journal_dir(self, exchange: str) -> Path:
         """Where the journal of one exchange lies: beside the archives, unless the configuration says otherwise."""
         base = self.feeds[exchange].journal if exchange in self.feeds else Path()
-        return (base if base != Path() else self.archive.storage / ".journal") / exchange
+        return (base if base != Path() else self.archive.storage / JOURNALS) / exchange
 
     def records_endpoint(self, exchange: str) -> str:
         """Where the feed of one exchange publishes its records."""

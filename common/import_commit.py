@@ -17,16 +17,17 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from . import checked
 from .chains import Chain
 from .disk import Disk, make_durable_dir, remove_if_there, replace
+from .ledger import Lines, ledger, write_ledger
 from .process import ConfigError, LockedError, boot_id, lock
 from .rebuild import rebuild_chain
 from .storage import (
     ARCHIVED,
     ARCHIVER_LOCK,
     IMPORT,
+    JOURNALS,
     MANIFEST,
     MARKER,
     NO_SYMBOL,
@@ -40,22 +41,6 @@ from .storage import (
     symbol_dirs,
     write_archived,
 )
-
-LEDGER = "imported.jsonl"
-
-Lines = list[dict[str, Any]]
-
-
-def ledger(disk: Disk, directory: Path) -> Lines:
-    """What was imported into an exchange's directory, a line for each file, oldest first."""
-    try:
-        data = disk.read(directory / LEDGER)
-    except FileNotFoundError:
-        return []
-    try:
-        return [orjson.loads(line) for line in data.splitlines()]
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{directory / LEDGER}: {error}: restore it from a copy, or import elsewhere") from None
 
 
 def owed(imported: Lines, symbols: Collection[str]) -> dict[str, Any]:
@@ -86,7 +71,7 @@ def check_only_imported(disk: Disk, directory: Path, imported: Lines, sealed: di
         index = bisect_right(firsts, line["seq"][0]) - 1
         return index >= 0 and bool(line["seq"][1] <= runs[index][1])
 
-    journal = directory.parent / ".journal" / directory.name
+    journal = directory.parent / JOURNALS / directory.name
     captured = open_files(disk, directory) or any(name.endswith(".records") for name in disk.names(journal))
     captured = captured or any(not is_imported(line) for lines in sealed.values() for line in lines)
     if captured:
@@ -100,7 +85,7 @@ def check_only_imported(disk: Disk, directory: Path, imported: Lines, sealed: di
 
 def keep_away(locks: ExitStack, directory: Path) -> None:
     """Keep feeds and archivers away from an exchange's directory. Raises ConfigError where one is at work."""
-    journal = directory.parent / ".journal" / directory.name / "lock"
+    journal = directory.parent / JOURNALS / directory.name / "lock"
     for path in (directory / ARCHIVER_LOCK, *([journal] if journal.exists() else [])):
         try:
             locks.enter_context(lock(path, f"a feed or archiver of {directory}", wait_s=0))
@@ -116,7 +101,16 @@ def stage(disk: Disk, staging: Path, lines: Lines, ends: Lines) -> None:
 
     `lines` go into the ledger; `ends` are the last files of symbols that go on, whose tables can be made then.
     """
-    replace(disk, staging / MARKER, orjson.dumps({"imported": lines, "ends": ends}), durable=True)
+    replace(disk, staging / MARKER, checked.dumps({"imported": lines, "ends": ends}), durable=True)
+
+
+def _marker(disk: Disk, staging: Path) -> dict[str, Any]:
+    """What `stage` told. Raises ConfigError where it is damaged: then nothing says what the files are."""
+    try:
+        marker: dict[str, Any] = checked.loads(disk.read(staging / MARKER))
+    except ValueError as error:
+        raise ConfigError(f"{staging / MARKER}: {error}: restore it from a copy, or import elsewhere") from None
+    return marker
 
 
 def settle(disk: Disk, storage: Path) -> None:
@@ -132,7 +126,7 @@ def settle(disk: Disk, storage: Path) -> None:
         with ExitStack() as locks:
             if directory.exists():
                 keep_away(locks, directory)
-                lines = ledger(disk, directory) + orjson.loads(disk.read(staging / MARKER))["imported"]
+                lines = ledger(disk, directory) + _marker(disk, staging)["imported"]
                 try:
                     check_only_imported(disk, directory, lines, all_sealed(disk, directory))
                 except ConfigError as error:
@@ -143,7 +137,7 @@ def settle(disk: Disk, storage: Path) -> None:
 def commit(disk: Disk, staging: Path) -> None:
     """Move a whole staging directory into the archive beside it. Can be done again after a kill at any place."""
     directory = staging.parents[1] / staging.name
-    marker = orjson.loads(disk.read(staging / MARKER))
+    marker = _marker(disk, staging)
     make_durable_dir(disk, directory)
     if not disk.exists(directory / ARCHIVED):
         write_archived(disk, directory, Archived(boot_id=boot_id()), durable=True)
@@ -185,7 +179,7 @@ def _show(disk: Disk, directory: Path, lines: Lines) -> None:
     known = ledger(disk, directory)
     shas = {line["sha256"] for line in known}
     known += [line for line in lines if line["sha256"] not in shas]
-    replace(disk, directory / LEDGER, b"".join(orjson.dumps(line) + b"\n" for line in known), durable=True)
+    write_ledger(disk, directory, known)
 
 
 def sweep(staging: Path) -> None:

@@ -27,7 +27,6 @@ from .import_commit import (
     commit,
     ends,
     keep_away,
-    ledger,
     owed,
     settle,
     stage,
@@ -36,6 +35,7 @@ from .import_commit import (
 from .import_format import Format, Item
 from .import_look import Looked, check_told_once, hashed, look, merged, stamp_of
 from .import_staging import Run, Staging
+from .ledger import ledger
 from .output import time_text
 from .process import ConfigError
 from .storage import IMPORT, SEALED, decode_symbol, read_archived

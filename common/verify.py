@@ -2,6 +2,7 @@
 
 archived.json ─▶ complete        read before the files, so that what is written meanwhile is no damage
 names, manifests ─▶ candidates   `survey`
+journal ─▶ checksums             `journal_proof`
 each file ─▶ its numbers         `inspection`, by the first number, several at a time
 tables ─▶ normalise(records)     `table_proof`, several chains of files at a time
 all numbers ─▶ missing, doubled  `density`
@@ -28,8 +29,22 @@ from .inspection import (
     inspect_uncommitted,
     torn_seq,
 )
+from .journal_proof import prove_journal
+from .ledger import LEDGER, damaged_lines
+from .ledger import RESTORE as RESTORE_LEDGER
 from .process import boot_id
-from .storage import ARCHIVED, MANIFEST, OPEN, month_dirs, read_archived, sealed_lines, symbol_dirs
+from .storage import (
+    ARCHIVED,
+    IMPORT,
+    JOURNALS,
+    MANIFEST,
+    MARKER,
+    OPEN,
+    month_dirs,
+    read_archived,
+    sealed_lines,
+    symbol_dirs,
+)
 from .survey import RESTORE_MANIFEST, Candidate, Hole, absent, survey
 from .synced import SYNCED, Facts, Synced, read_synced
 from .table_proof import prove_tables
@@ -136,6 +151,7 @@ def _prove(
     if synced.is_damaged:
         mend = "restart the archiver, it writes it anew"
         report.findings.append(Finding(str(directory / SYNCED), None, "cannot be read", mend))
+    _add_beside(disk, directory, report)
     gone = absent(disk, directory, found)
     report.findings += [each.finding for each in gone]
     told = {name for each in gone for name in each.files}
@@ -152,6 +168,18 @@ def _prove(
     _judge(directory, density, report)
     _add_tables(directory, report, jobs, progress)
     return report
+
+
+def _add_beside(disk: Disk, directory: Path, report: Report) -> None:
+    """What is wrong with the journal, and with what imports have told."""
+    findings, notes = prove_journal(disk, directory.parent / JOURNALS / directory.name, report.complete)
+    report.findings += findings
+    report.notes += notes
+    for offset in damaged_lines(disk, directory):
+        report.findings.append(Finding(str(directory / LEDGER), offset, "a damaged line", RESTORE_LEDGER))
+    marker = directory.parent / IMPORT / directory.name / MARKER
+    if disk.exists(marker) and not checked.is_intact(disk.read(marker)):
+        report.findings.append(Finding(str(marker), None, "its checksum is wrong", RESTORE_LEDGER))
 
 
 def _add_tables(directory: Path, report: Report, jobs: int, progress: Progress | None) -> None:

@@ -5,9 +5,13 @@
 One bit at a time is flipped, and flipped back after. Each flip is found by `verify`, or no answer changes: slices of
 every format, frames, books, coverage and gaps. Nothing ends in a traceback, whatever `verify` says. Some flips are
 followed by a start of the archiver and of the feed's journal, on a copy.
+
+The same of a journal that the archiver has not read: after a flip it catches up, on a copy. Then `verify` has found the
+flip and the records are named as lost, or no answer differs from those without it.
 """
 
 import argparse
+import contextlib
 import secrets
 import shutil
 import sys
@@ -16,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -28,13 +33,16 @@ from common.archive import ArchiveWriter
 from common.client import Client
 from common.disk import Disk
 from common.errors import ArchivistError
-from common.import_commit import LEDGER
+from common.import_commit import stage
+from common.intake import Intake
 from common.journal import META, Journal, JournalError
+from common.journal_marks import complete_marks
 from common.journal_reader import JournalReader
+from common.ledger import LEDGER
 from common.process import boot_id
 from common.record import decode, seq_of
 from common.sealing import seal
-from common.storage import append_hole, read_archived
+from common.storage import IMPORT, JOURNALS, append_hole, holes, read_archived
 from common.tabling import tabulate
 from common.verify import verify
 from tests.record_logs import ADAPTER, CHANNELS, SYMBOLS, Log
@@ -42,6 +50,11 @@ from tests.record_logs import ADAPTER, CHANNELS, SYMBOLS, Log
 FLIPS = 2000
 STARTED_EVERY = 10
 """Of so many flips one is followed by a start of the archiver."""
+
+UNREAD_PART = 6
+"""For so many flips there is one more in a journal that was not read yet."""
+
+PIECE_LINES = 10
 
 MINUTE_NS = 60 * 10**9
 NORMALISER = f"binance/{ADAPTER.VERSION}"
@@ -73,8 +86,27 @@ def build(storage: Path, seed: int) -> Path:
     append_hole(Disk(), directory, 1, 1000, "dropped", decode(log.lines[0]).ts_recv)
     writer.sync(lambda: None)
     writer.close()
-    (directory / LEDGER).write_bytes(checked.dumps({"file": "x", "sha256": "0" * 64, "seq": [1, 900]}) + b"\n")
-    _write_journal(storage / ".journal" / "binance", log.lines)
+    imported = {"file": "x", "sha256": "0" * 64, "seq": [1, 900]}
+    (directory / LEDGER).write_bytes(checked.dumps(imported) + b"\n")
+    stage(Disk(), make_dir(storage / IMPORT / "binance"), [imported], [])
+    write_journal(storage / JOURNALS / "binance", log.lines[len(log.lines) // 2 :])
+    return directory
+
+
+def build_behind(storage: Path, seed: int) -> Path:
+    """A directory whose archiver has not read the second half of the journal."""
+    log = Log(seed, 200, step_ns=MINUTE_NS)
+    writer = ArchiveWriter(Disk(), storage / "binance", boot_id=boot_id(), rotate_min_bytes=1)
+    writer.open(None)
+    _take(writer, log.lines[: len(log.lines) // 2])
+    writer.sync(lambda: None)
+    writer.close()
+    write_journal(storage / JOURNALS / "binance", log.lines[len(log.lines) // 3 :])
+    return storage / "binance"
+
+
+def make_dir(directory: Path) -> Path:
+    directory.mkdir(parents=True)
     return directory
 
 
@@ -85,12 +117,16 @@ def _take(writer: ArchiveWriter, lines: list[bytes]) -> None:
         writer.take([line])
 
 
-def _write_journal(directory: Path, lines: list[bytes]) -> None:
-    directory.mkdir(parents=True)
-    first = len(lines) - 1
-    while seq_of(lines[first - 1]) == seq_of(lines[first]) - 1 and first > len(lines) // 2:
-        first -= 1
-    (directory / f"{seq_of(lines[first]):020d}.records").write_bytes(b"".join(lines[first:]))
+def write_journal(directory: Path, lines: list[bytes]) -> None:
+    """A journal with marks: a segment for each dense range of lines, pieces of some lines each."""
+    make_dir(directory)
+    begins = [0, *(index for index, (one, other) in enumerate(pairwise(lines), 1) if seq_of(other) != seq_of(one) + 1)]
+    for begin, end in pairwise([*begins, len(lines)]):
+        path = directory / f"{seq_of(lines[begin]):020d}.records"
+        for some in range(begin, end, PIECE_LINES):
+            with path.open("ab") as file:
+                file.writelines(lines[some : min(end, some + PIECE_LINES)])
+            complete_marks(Disk(), path, path.stat().st_size)
     meta = {"format": 1, "exchange": "binance", "boot_id": boot_id(), "clean": False, "ceiling": 10**9, "begins": 0}
     (directory / META).write_bytes(checked.dumps({**meta, "facts": {}}))
 
@@ -134,19 +170,25 @@ def start(storage: Path) -> None:
     """A feed and an archiver start on a copy, as after any flip."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(storage, Path(folder) / "storage"))
-        directory, journal = copy / "binance", copy / ".journal" / "binance"
-        told: list[str] = []
-        feed = Journal(Disk(), journal, "binance", boot_id=boot_id(), report=told.append)
-        try:
-            feed.open(time.time_ns() // 1000, read_archived(Disk(), directory))
-            feed.close()
-        except JournalError as error:
-            told.append(str(error))
-        reader = JournalReader(Disk(), journal)
-        writer = ArchiveWriter(Disk(), directory, boot_id=boot_id(), report=told.append)
-        writer.open(reader.front())
-        writer.sync(reader.sync)
-        writer.close()
+        feed_starts(copy)
+        archiver_catches_up(copy, is_reading=False)
+
+
+def feed_starts(storage: Path) -> None:
+    feed = Journal(Disk(), storage / JOURNALS / "binance", "binance", boot_id=boot_id(), report=lambda _: None)
+    with contextlib.suppress(JournalError):
+        feed.open(time.time_ns() // 1000, read_archived(Disk(), storage / "binance"))
+        feed.close()
+
+
+def archiver_catches_up(storage: Path, *, is_reading: bool = True) -> None:
+    reader = JournalReader(Disk(), storage / JOURNALS / "binance")
+    writer = ArchiveWriter(Disk(), storage / "binance", boot_id=boot_id(), report=lambda _: None)
+    writer.open(reader.front())
+    if is_reading:
+        Intake(writer, reader, lambda _: None).catch_up()
+    writer.sync(reader.sync)
+    writer.close()
 
 
 # -- flips -----------------------------------------------------------------------------------------------------------
@@ -190,8 +232,43 @@ def run(storage: Path, flips: int, seed: int) -> tuple[list[Failed], Counter[str
             if not is_found and got != right:
                 differing = [place for place, (one, other) in enumerate(zip(right, got, strict=True)) if one != other]
                 what = f"verify says whole, answers {differing} differ"
-            if index % STARTED_EVERY == 0 or ".journal" in path.parts:
+            if index % STARTED_EVERY == 0 or JOURNALS in path.parts:
                 start(storage)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+        if what:
+            failed.append(Failed(path.relative_to(storage), offset, bit, what))
+    return failed, counts
+
+
+def caught_up(storage: Path, *, does_feed_start: bool) -> tuple[list[Any], list[Any]]:
+    """What everybody is answered once the archiver has read the journal, on a copy; and what is named as lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(storage, Path(folder) / "storage"))
+        if does_feed_start:
+            feed_starts(copy)
+        archiver_catches_up(copy)
+        complete = read_archived(Disk(), copy / "binance").complete
+        return answers(copy, complete), [*holes(Disk(), copy / "binance")]
+
+
+def run_behind(storage: Path, flips: int, seed: int) -> tuple[list[Failed], Counter[str]]:
+    """Play flips of a journal that the archiver has not read yet."""
+    directory = build_behind(storage, seed)
+    right, said = caught_up(storage, does_feed_start=False)
+    failed: list[Failed] = []
+    counts: Counter[str] = Counter()
+    for index, (path, offset, bit) in enumerate(flipped(storage / JOURNALS, flips, Random(seed))):
+        what = ""
+        try:
+            found = verify(directory, jobs=1).findings
+            got, says = caught_up(storage, does_feed_start=index % 2 == 1)
+            effect = "named as lost" if says != said else "found" if found else "without effect"
+            counts[f"{kind_of(path)} unread, {effect}"] += 1
+            if got != right and says == said:
+                what = "nothing is named as lost, answers differ"
+            elif says != said and not found:
+                what = "verify does not say what will be lost"
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
         if what:
@@ -207,6 +284,8 @@ def main() -> int:
     print(f"seed {args.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         failed, counts = run(Path(folder) / "storage", args.flips, args.seed)
+        of_unread = run_behind(Path(folder) / "unread", args.flips // UNREAD_PART, args.seed)
+    failed, counts = failed + of_unread[0], counts + of_unread[1]
     for each in failed:
         print(f"FAILED {each.file} offset {each.offset} bit {each.bit}: {each.what}")
     for kind, count in sorted(counts.items()):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common import checked
-from tests.flips import run
+from tests.flips import UNREAD_PART, run, run_behind
 
 FLIPS = 300
 
@@ -19,8 +19,21 @@ def test_flips_when_any_bit_of_any_file_flips_then_verify_finds_it_or_no_answer_
     assert failed == []
     assert {kind.split(" ")[0] for kind in counts} >= {
         ".bz2", ".zst", ".parquet", ".open", ".records", "manifest.jsonl", "archived.json", ".synced.json",
-        "journal.json",
+        "journal.json", ".marks", "imported.jsonl", "commit.json",
     }  # fmt: skip
+    assert counts["imported.jsonl found"]
+    assert counts["commit.json found"]
+
+
+def test_flips_when_any_bit_of_an_unread_journal_flips_then_verify_tells_it_or_no_answer_changes(
+    tmp_path: Path,
+) -> None:
+    seed = int(os.environ.get("FLIPS_SEED", secrets.randbits(32)))
+    print(f"FLIPS_SEED={seed}")
+    failed, counts = run_behind(tmp_path / "storage", int(os.environ.get("FLIPS", FLIPS)) // UNREAD_PART, seed)
+    assert failed == []
+    assert counts[".records unread, named as lost"]
+    assert counts[".marks unread, found"]
 
 
 @pytest.mark.parametrize("text", [b'{"a":1,"b":[1,2]}', b'{"a":1,"line_crc32":7}x'])
