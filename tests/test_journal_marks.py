@@ -11,7 +11,7 @@ from common.adapter import Adapter
 from common.begin import owed
 from common.disk import AppendFile, Disk
 from common.intake import Intake
-from common.journal import Journal
+from common.journal import Journal, Opened
 from common.journal_marks import cut, marks_path, read_marks
 from common.journal_reader import JournalReader
 from common.process import boot_id
@@ -255,10 +255,11 @@ def test_the_times_of_what_goes_are_not_told_where_they_are_damaged(directory: P
 
 def test_what_a_run_owes_is_told_by_what_lies_behind_the_damage(directory: Path, lines: list[bytes]) -> None:
     adapter = cast(Adapter, exchanges.get("binance"))
-    facts = {"subscriptions": {"symbols": ["BTCUSDT"], "channels": ["trade"]}}
-    assert owed(Disk(), directory, adapter, facts)["topics"] == {"BTCUSDT": {"trade": COUNT - 1}}
+    last = FIRST + COUNT - 1
+    run = Opened(last + 1, last, False, {"subscriptions": {"symbols": ["BTCUSDT"], "channels": ["trade"]}})
+    assert owed(Disk(), directory, adapter, run)["topics"] == {"BTCUSDT": {"trade": COUNT - 1}}
     path = segments(directory)[-1]
     data = path.read_bytes()
     place = data.rindex(b'"t":%d,' % (COUNT - 1)) + 4
     path.write_bytes(data[:place] + b"9" + data[place + 1 :])
-    assert owed(Disk(), directory, adapter, facts)["topics"] == {"BTCUSDT": {"trade": None}}
+    assert owed(Disk(), directory, adapter, run)["topics"] == {"BTCUSDT": {"trade": None}}
