@@ -39,7 +39,8 @@ Time = Any
 
 
 class Client:
-    """Asks one history server, or reads one storage directory. Threads may share it; `with` closes it.
+    """Asks one history server, or reads one storage directory. Threads may share it. `with` and `close`
+    close it; so does the collector, where nobody did.
 
     `server` is `tcp://HOST:PORT` or `HOST:PORT`; `storage` a directory instead of a server. A server that is not on
     this machine wants keys: `server_key` is its public one, `key` one's own (files of `trade-archivist keys`).

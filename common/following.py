@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -22,6 +23,7 @@ from .events import Event
 from .follow import DEADLINE_S, Follower
 from .quiet import QUIET_S, Quiet
 from .slices import Query, Slice, check_page
+from .sockets import Sockets
 from .spelling import spelled
 from .transport import Keys, Request, Transport, request
 
@@ -62,13 +64,13 @@ class Joined:
     """One exchange: its live events and its past. Events come out of `poll`, and `ready` are those not taken yet."""
 
     def __init__(
-        self, transport: Transport, context: "zmq.Context[zmq.Socket[bytes]]", exchange: str, wish: Wish,
+        self, transport: Transport, sockets: Sockets, exchange: str, wish: Wish,
         endpoint: Endpoint, keys: Keys | None,
     ) -> None:  # fmt: skip
         self.ready: deque[Event] = deque()
         self._start = wish.start
         self._asked: dict[int, Any] = {}  # the follower's id of each request under way
-        self._subscriber = context.socket(zmq.SUB)
+        self._subscriber = sockets.open(zmq.SUB)
         self._history = transport.dialogue(wait=False)
         try:
             self._subscribe(exchange, wish, endpoint, keys)
@@ -92,7 +94,6 @@ class Joined:
 
     def _subscribe(self, exchange: str, wish: Wish, endpoint: Endpoint, keys: Keys | None) -> None:
         subscriber = self._subscriber
-        subscriber.linger = 0
         subscriber.rcvhwm = HIGH_WATER
         subscriber.sndhwm = 0  # a subscription is a message too: beyond the limit, 1,000 by default, it is dropped
         subscriber.set(zmq.RECONNECT_IVL, 50)
@@ -201,12 +202,14 @@ class Following(Iterator[Event]):
         self._joined: list[Joined] = []
         self._lock = threading.RLock()  # a socket is closed by none but who uses it
         self._closing = False
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        sockets = Sockets(self)
+        self._end = weakref.finalize(self, _end, self._joined, sockets.close)
+        self._end.atexit = False
         self._poller = zmq.Poller()
         try:
             for exchange, endpoint in endpoints.items():
                 own = wish._replace(symbols=spelled(transport, exchange, wish.symbols))
-                self._joined.append(Joined(transport, self._context, exchange, own, endpoint, keys))
+                self._joined.append(Joined(transport, sockets, exchange, own, endpoint, keys))
         except BaseException:
             self.close()
             raise
@@ -229,17 +232,11 @@ class Following(Iterator[Event]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close its sockets, from any thread; who iterates comes to the end."""
         self._closing = True
         with self._lock:
-            for joined in self._joined:
-                joined.close()
-            self._joined = []
-            self._context.destroy(linger=0)
+            self._end()
 
     @property
     def is_closed(self) -> bool:
@@ -283,6 +280,12 @@ class Following(Iterator[Event]):
         for stream in streams:
             stream.clear()
         return found
+
+
+def _end(joined: list[Joined], close: Callable[[], object]) -> None:
+    while joined:
+        joined.pop().close()
+    close()
 
 
 def _received(event: Event) -> int:

@@ -6,6 +6,7 @@ A dialogue is for one thread at a time; any number of dialogues may be open. Wha
 whole server was killed) is asked again: the server keeps no state, so any reply can be asked for twice.
 """
 
+import itertools
 import math
 import os
 import threading
@@ -20,6 +21,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from .errors import BadRequestError, UnavailableError, error_of
+from .sockets import Socket, Sockets
 
 Request = dict[str, Any]
 Reply = tuple[dict[str, Any], list[bytes]]
@@ -40,7 +42,7 @@ BUSY_S = 0.2
 class Dialogue(Protocol):
     """Requests and their answers; several may be under way."""
 
-    sockets: tuple["zmq.Socket[bytes]", ...]
+    sockets: tuple[Socket, ...]
     """What to poll before `poll`."""
 
     def ask(self, request: Request) -> int:
@@ -98,7 +100,7 @@ class Keys:
         except ValueError as error:
             raise BadRequestError(str(error), "bad_key") from None
 
-    def secure(self, socket: "zmq.Socket[bytes]", server: str | None = None) -> None:
+    def secure(self, socket: Socket, server: str | None = None) -> None:
         """Encrypt a socket before it connects. `server` is another server's public key."""
         from . import curve
 
@@ -119,9 +121,9 @@ class Remote:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._idle: list[RemoteDialogue] = []
+        self._lock = threading.RLock()  # the collector may close a dialogue in the middle of any call
+        self._sockets: Sockets | None = None
+        self._idle: list[tuple[Socket, Socket]] = []  # no dialogues: each would keep this alive, in a cycle
         self._used = 0
 
     def dialogue(self, *, wait: bool = True) -> "RemoteDialogue":
@@ -133,18 +135,27 @@ class Remote:
                 raise closed()
             self._used += 1
             if self._idle:
-                return self._idle.pop()
-            context = self._context = self._context or zmq.Context()
-        return RemoteDialogue(self, context, wait=wait)
+                return RemoteDialogue(self, *self._idle.pop())
+            sockets = self._sockets = self._sockets or Sockets(self)
+            socket, monitor = _opened(sockets)
+        dialogue = RemoteDialogue(self, socket, monitor)
+        try:
+            dialogue.connect(wait=wait)
+        except BaseException:
+            self.take_back(socket, monitor, is_free=False)
+            raise
+        return dialogue
 
-    def take_back(self, dialogue: "RemoteDialogue", *, is_free: bool) -> None:
-        """A dialogue is done; a free one waits for the next user, so that nobody need connect again."""
+    def take_back(self, socket: Socket, monitor: Socket, *, is_free: bool) -> None:
+        """A dialogue is done; free sockets wait for the next one, so that nobody need connect again."""
+        if self._pid != os.getpid() or self._sockets is None or socket not in self._sockets:
+            return  # a dialogue from before a fork
         with self._lock:
             self._used -= 1
             if is_free and not self.is_closed:
-                self._idle.append(dialogue)
+                self._idle.append((socket, monitor))
             else:
-                dialogue.end()
+                self._drop(socket, monitor)
             if self.is_closed:
                 self._end()
 
@@ -156,42 +167,48 @@ class Remote:
             if self.is_closed:
                 return
             self.is_closed = True
-            for dialogue in self._idle:
-                dialogue.end()
-            self._idle = []
+            while self._idle:
+                self._drop(*self._idle.pop())
             self._end()
 
     def _end(self) -> None:
-        if self._context is not None and not self._used:
-            self._context.term()
+        if self._sockets is not None and not self._used:
+            self._sockets.close()
+
+    def _drop(self, socket: Socket, monitor: Socket) -> None:
+        if self._sockets is not None:
+            socket.disable_monitor()
+            self._sockets.end(monitor, socket)
+
+
+def _opened(sockets: Sockets) -> tuple[Socket, Socket]:
+    """A DEALER that connects again by itself, and what tells that it lost its connection."""
+    socket = sockets.open(zmq.DEALER)
+    socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for who is not there
+    socket.set(zmq.RECONNECT_IVL, 50)
+    socket.set(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.set(zmq.HEARTBEAT_IVL, 2000)
+    return socket, sockets.open_monitor(socket, zmq.EVENT_DISCONNECTED)
 
 
 class RemoteDialogue:
-    """One DEALER socket. It connects again by itself; what was under way then is asked again."""
+    """Requests over one DEALER socket. What was under way when its connection was lost is asked again."""
 
-    def __init__(self, transport: Remote, context: "zmq.Context[zmq.Socket[bytes]]", *, wait: bool) -> None:
+    _numbers = itertools.count(1)  # of all dialogues: an answer that comes twice must not be taken for a later one's
+
+    def __init__(self, transport: Remote, socket: Socket, monitor: Socket) -> None:
         self._transport = transport
         self._waiting: dict[int, bytes] = {}  # what has not been handed out, in the order of asking
         self._sent: set[int] = set()  # of these, what the server must have
         self._answered: dict[int, Reply] = {}
-        self._last = 0
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for who is not there
-        self._socket.set(zmq.RECONNECT_IVL, 50)
-        self._socket.set(zmq.RECONNECT_IVL_MAX, 1000)
-        self._socket.set(zmq.HEARTBEAT_IVL, 2000)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket, self._monitor = socket, monitor
         self._poller = zmq.Poller()
-        self._poller.register(self._monitor, zmq.POLLIN)
-        self.sockets: tuple[zmq.Socket[bytes], ...] = (self._socket, self._monitor)
-        try:
-            self._connect(transport, wait=wait)
-        except BaseException:
-            transport.take_back(self, is_free=False)
-            raise
+        self._poller.register(monitor, zmq.POLLIN)
+        self.sockets: tuple[Socket, ...] = (socket, monitor)
 
-    def _connect(self, transport: Remote, *, wait: bool) -> None:
+    def connect(self, *, wait: bool) -> None:
+        """Connect; without `wait` the server need not be there yet. Raises ArchivistError."""
+        transport = self._transport
         try:
             if transport.keys is not None:
                 transport.keys.secure(self._socket)
@@ -215,10 +232,10 @@ class RemoteDialogue:
         transport.was_there = True
 
     def ask(self, request: Request) -> int:
-        self._last += 1
-        self._waiting[self._last] = orjson.dumps({**request, "id": self._last})
+        number = next(self._numbers)
+        self._waiting[number] = orjson.dumps({**request, "id": number})
         self._send()
-        return self._last
+        return number
 
     def ask_again(self, number: int) -> None:
         self._sent.discard(number)
@@ -248,13 +265,7 @@ class RemoteDialogue:
 
     def close(self) -> None:
         """Give the socket back for the next; with answers still to come, which nobody waits for, it is closed."""
-        self._transport.take_back(self, is_free=not self._waiting)
-
-    def end(self) -> None:
-        """Close the socket."""
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)
+        self._transport.take_back(self._socket, self._monitor, is_free=not self._waiting)
 
     def _await(self, wanted: int, deadline: float) -> Reply:
         again = time.monotonic() + ASK_AGAIN_S
@@ -332,7 +343,7 @@ class LocalDialogue:
         self._answer = answer
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._last = 0
-        self.sockets: tuple[zmq.Socket[bytes], ...] = ()
+        self.sockets: tuple[Socket, ...] = ()
 
     def ask(self, request: Request) -> int:
         self._last += 1

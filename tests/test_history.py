@@ -33,7 +33,7 @@ class Server:
     """The real process on a storage directory."""
 
     def __init__(self, storage: Path, **settings: str) -> None:
-        self.port = free_port()
+        self.port, self.storage = free_port(), storage
         self.log = storage.parent / f"history-{self.port}.log"
         environ = {f"TRADE_ARCHIVIST_HISTORY__{key}": value for key, value in settings.items()}
         options = ["--storage", str(storage), "--listen", f"127.0.0.1:{self.port}", "--symbols", "BTCUSDT"]
