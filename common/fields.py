@@ -63,6 +63,8 @@ def maybe(value: object) -> str | None:
 
 def price(value: object) -> str | None:
     """A price, or None where none is told: as `maybe`, and zero, by which exchanges write that there is none."""
+    if type(value) is str and value >= "1":
+        return value  # as most
     told = maybe(value)
     return None if told is not None and told[0] in "0." and float(told) == 0 else told
 

@@ -129,18 +129,25 @@ def agg_trade(data: dict[str, Any]) -> Update:
 
 
 def agg_fields(data: dict[str, Any]) -> dict[str, Any]:
-    agg_id, ids = data["a"], (data.get("f"), data.get("l"))
-    if type(agg_id) is not int or not all(each is None or each == "" or type(each) is int for each in ids):
+    agg_id = data["a"]
+    if type(agg_id) is not int:
         raise TypeError
-    first, last = (str(each) if type(each) is int else None for each in ids)
     return {
         "id": str(agg_id),
         "price": text(data["p"]),
         "amount": text(data["q"]),
         "side": taker_side(data["m"]),
-        "first_id": first,
-        "last_id": last,
+        "first_id": _maybe_id(data.get("f")),
+        "last_id": _maybe_id(data.get("l")),
     }
+
+
+def _maybe_id(value: object) -> str | None:
+    if type(value) is int:
+        return str(value)
+    if value is None or value == "":
+        return None
+    raise TypeError
 
 
 def _book(data: dict[str, Any]) -> Update:
@@ -154,28 +161,44 @@ def _book(data: dict[str, Any]) -> Update:
 
 def quote(data: dict[str, Any], time: int | None = None) -> Update:
     """Spot's `bookTicker` has neither `e` nor a time; `u` is of the same id space as the depth stream's."""
-    symbol = data["s"]
-    number = data.get("u")
-    bid, bid_amount, ask, ask_amount = data.get("b"), data.get("B"), data.get("a"), data.get("A")
-    if type(number) is not int or type(symbol) is not str:
-        number, symbol = maybe_whole(number) or 0, text(symbol)
-    if not bid or not ask or bid[0] == "0" or ask[0] == "0":  # else surely prices
-        bid, bid_amount, ask, ask_amount = *best(bid, bid_amount), *best(ask, ask_amount)
-    elif type(bid) is not str or type(ask) is not str:
-        raise TypeError
-    fields = {
-        "bid_price": bid,
-        "bid_amount": bid_amount if type(bid_amount) is str and bid_amount else maybe(bid_amount),
-        "ask_price": ask,
-        "ask_amount": ask_amount if type(ask_amount) is str and ask_amount else maybe(ask_amount),
-    }
+    try:
+        symbol, number = data["s"], data["u"]
+        bid, bid_amount, ask, ask_amount = data["b"], data["B"], data["a"], data["A"]
+    except KeyError:
+        return _partial_quote(data, time)
+    if (
+        type(number) is not int or type(symbol) is not str
+        or type(bid) is not str or type(bid_amount) is not str or not bid_amount
+        or type(ask) is not str or type(ask_amount) is not str or not ask_amount
+        or not (bid >= "1" or (bid >= "0" and float(bid))) or not (ask >= "1" or (ask >= "0" and float(ask)))
+    ):  # fmt: skip
+        return _partial_quote(data, time)
+    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
     return _update(Update, ("quote", symbol, number, number, time, fields))
 
 
+def _partial_quote(data: dict[str, Any], time: int | None) -> Update:
+    """A quote that lacks something, or has a price of zero."""
+    symbol, number = text(data["s"]), maybe_whole(data.get("u")) or 0
+    bid, ask = data.get("b"), data.get("a")
+    if bid and ask and bid[0] != "0" != ask[0]:
+        bid, ask = text(bid), text(ask)
+    bid, bid_amount = best(bid, data.get("B"))
+    ask, ask_amount = best(ask, data.get("A"))
+    fields = {"bid_price": bid, "bid_amount": bid_amount, "ask_price": ask, "ask_amount": ask_amount}
+    return Update("quote", symbol, number, number, time, fields)
+
+
 def ticker(data: dict[str, Any]) -> Update:
-    prices, sums = (("last", "c"), ("open", "o"), ("high", "h"), ("low", "l")), (("volume", "v"), ("quote_volume", "q"))
     time = maybe_ns(data.get("E"))
-    fields = {name: price(data.get(key)) for name, key in prices} | {name: maybe(data.get(key)) for name, key in sums}
+    fields = {
+        "last": price(data.get("c")),
+        "open": price(data.get("o")),
+        "high": price(data.get("h")),
+        "low": price(data.get("l")),
+        "volume": maybe(data.get("v")),
+        "quote_volume": maybe(data.get("q")),
+    }
     return Update("ticker", text(data["s"]), time or 0, time or 0, time, fields)
 
 
@@ -294,6 +317,8 @@ def taker_side(buyer_is_maker: object) -> str:
 
 def maybe_ns(time: Any) -> int | None:
     """As `ns`, or None where no time is told: null, an empty text, or zero."""
+    if type(time) is int and _MILLISECONDS_MAX < time <= _MICROSECONDS_MAX:
+        return time * 1000  # as most
     return None if time is None or time == "" else ns(time) or None
 
 
