@@ -25,9 +25,12 @@ class FastPath:
         Then its topic, moved on; None for everything else.
         """
         channel, symbol, first, last, _, fields = update
-        state = self._symbols.get(symbol)
-        topic = state.channels.get(channel) if state is not None else None
-        if topic is None or state is None or not topic.plain or topic.conn != conn or not fields:
+        try:
+            state = self._symbols[symbol]
+            topic = state.channels[channel]
+        except KeyError:
+            return None
+        if not topic.plain or topic.conn != conn or not fields:
             return None
         if (channel in self._dense and first - 1 != topic.id) or (topic.shares and last == topic.id):
             return None  # not the next one, or one more of an id, which joins those that are remembered

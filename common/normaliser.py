@@ -26,6 +26,7 @@ Work = tuple[int, int, int, Parsed] | Record
 
 _STATE = b',"state":'
 _HEAD_BYTES = 96  # within which a head tells its kind
+_SHORT_BYTES = 1024  # of a line that is decoded sooner than its kind is found
 
 
 class Normaliser:
@@ -107,7 +108,7 @@ class Normaliser:
 
         A frame is decoded together with its head, in one go; anything out of the ordinary as `decode` does it.
         """
-        if line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
+        if len(line) < _SHORT_BYTES or line.find(b',"kind":"in"', 0, _HEAD_BYTES) > 0:
             try:
                 if self._is_plain:
                     head = orjson.loads(line)
@@ -115,7 +116,7 @@ class Normaliser:
                 else:
                     head, payload = parted(line)
                     data = self._adapter.loads(payload)
-                if "op" not in head or head["op"] == "binary":
+                if head["kind"] == "in" and ("op" not in head or head["op"] == "binary"):
                     update = self._adapter.parse(data)
                     if update is None:
                         return None
