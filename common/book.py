@@ -53,15 +53,16 @@ class Book:
         try:
             for side, levels in ((self.bids, bids), (self.asks, asks)):
                 for price, amount in levels:
-                    if price not in side and not (  # `_has_point` without the call
+                    if amount in zeros or (not float(amount) and is_zero(amount)):
+                        is_known = side.pop(price, None) is not None
+                    else:
+                        is_known = price in side
+                        side[price] = amount
+                    if not is_known and not (  # `_has_point` without the call
                         price[point] == "." and (price >= "1" or price[1] == ".")
                         and "E" not in price and "e" not in price
                     ):  # fmt: skip
                         raise IndexError
-                    if amount in zeros or (amount < "1" and not float(amount) and is_zero(amount)):
-                        side.pop(price, None)
-                    else:
-                        side[price] = amount
         except (IndexError, ValueError):
             self._numbers = _indexed(self.bids), _indexed(self.asks)
             self._apply_by_number(bids, asks)  # from the beginning: amounts are absolute
