@@ -182,13 +182,13 @@ class Judge:
             self._out.open_gap(state, topic, reason)
 
     def take_dropped(self, state: SymbolState, gap: Gap, numbers: dict[str, Any]) -> None:
-        """Records were dropped, of all topics: a gap that has ended. Of topics that were recorded then, that is."""
+        """Records were dropped, of all topics: a gap that has ended."""
         for topic in state.channels.values():
             if topic.gap is not None and topic.gap.id == gap.id:  # they are what is missing right before this record
                 froms = [each.ts_from for each in (topic.gap, gap) if each.ts_from is not None]
                 topic.gap.ts_from = min(froms, default=None)
                 self._out.open_gap(state, topic, gap.reason, {key: numbers[key] for key in numbers if key != "ts_to"})
-            elif topic.is_seen or (state.is_known and numbers.get("last_seq", gap.id) >= topic.last):
+            elif topic.is_seen:  # before its first event nothing is known of a topic anyway
                 self._out.tell_gap(state, topic, gap, "open", numbers)
                 self._out.tell_gap(state, topic, gap, "closed", numbers)
 
