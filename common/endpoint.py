@@ -1,13 +1,16 @@
-"""Binding a server's socket, as every process does it."""
+"""Binding a server's socket, as every process does it, and keeping the file of one that is a file (ipc)."""
 
+import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import zmq
 
 from .process import LOCK_WAIT_S, ConfigError, LockedError
 
 _AGAIN_S = 0.1
+_LOOK_S = 1.0
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str, goes_on: Callable[[], bool], setting: str) -> None:
@@ -26,3 +29,42 @@ def bind(socket: "zmq.Socket[bytes]", endpoint: str, goes_on: Callable[[], bool]
                 message = f"{endpoint} cannot be bound ({error}): give another with {setting}"
                 raise (LockedError if used else ConfigError)(message) from None
         time.sleep(_AGAIN_S)
+
+
+def is_removed(endpoint: str) -> bool:
+    """Whether a bound socket's file is gone: cleaners of temporary directories take what was not read for days."""
+    path = endpoint.removeprefix("ipc://")
+    return endpoint.startswith("ipc:///") and not Path(path).is_socket()
+
+
+class SocketFiles:
+    """The files of bound sockets. One that somebody removed is bound anew; who is connected already stays so."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self._due = log, 0.0
+        self._bound: list[tuple[zmq.Socket[bytes], str]] = []
+        self._told = ""
+
+    def add(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        self._bound.append((socket, endpoint))
+
+    def keep(self, now: float) -> None:
+        """To be called often: it looks once a second. `now` is monotonic, in seconds."""
+        if now < self._due:
+            return
+        self._due = now + _LOOK_S
+        for socket, endpoint in self._bound:
+            if is_removed(endpoint):
+                self._bind_again(socket, endpoint)
+
+    def _bind_again(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        try:
+            Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)
+            socket.bind(endpoint)  # not unbound before: that would end the connections that there are
+        except (OSError, zmq.ZMQError) as error:
+            if self._told != str(error):
+                self._log.error("%s was removed and cannot be bound anew (%s): trying again", endpoint, error)
+            self._told = str(error)
+        else:
+            self._log.warning("%s was removed: bound anew", endpoint)
+            self._told = ""

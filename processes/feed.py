@@ -38,7 +38,7 @@ from common.config import Config
 from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
-from common.endpoint import bind
+from common.endpoint import SocketFiles, bind
 from common.errands import Errands, resolved
 from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
@@ -109,11 +109,10 @@ class Feed:
     def _bind(self, stack: contextlib.ExitStack) -> None:
         context = stack.enter_context(zmq.Context())
         self._gate = stack.enter_context(Gate(context, self._config.curve))
-        self._events = self._publisher(context, self._settings.events, self._settings.events_high_water)
-        stack.callback(self._events.close)
-        records = self._config.records_endpoint(self._exchange)
-        self._records = self._publisher(context, records, self._settings.records_high_water)
-        stack.callback(self._records.close)
+        self._files = SocketFiles(log)
+        of_events = self._settings.events, self._settings.events_high_water
+        of_records = self._config.records_endpoint(self._exchange), self._settings.records_high_water
+        self._events, self._records = (self._publisher(context, stack, *each) for each in (of_events, of_records))
         self._records_topic = topic(self._exchange, "records", None)
 
     def _name_symbols(self) -> bool:
@@ -125,16 +124,16 @@ class Feed:
         self._settings = replace(self._settings, symbols=symbols)
         return bool(symbols)
 
-    def _publisher(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, high_water: int) -> zmq.Socket[bytes]:
+    def _publisher(
+        self, context: zmq.Context[zmq.Socket[bytes]], stack: contextlib.ExitStack, endpoint: str, high_water: int
+    ) -> zmq.Socket[bytes]:
         publisher = context.socket(zmq.PUB)
+        stack.callback(publisher.close)
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, LINGER_MS)
         self._gate.secure(publisher, endpoint)
-        try:
-            bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
-        except (LockedError, ConfigError):
-            publisher.close()
-            raise
+        bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
+        self._files.add(publisher, endpoint)
         return publisher
 
     def _begin(self, directory: Path) -> None:
@@ -281,6 +280,7 @@ class Feed:
             self._subscriptions.refresh()
         except OSError as no_room:
             log.error("%s a change of the symbols waits for the journal: %s", self._exchange, no_room)
+        self._files.keep(now)
         self._tell_clock()
         self._keeper.check()
         self._keeper.trim()

@@ -31,7 +31,7 @@ from common.answers import Answers, failed
 from common.bulk import Part
 from common.config import Config
 from common.curve import Gate
-from common.endpoint import bind
+from common.endpoint import bind, is_removed
 from common.errors import ArchivistError
 from common.process import (
     Parent,
@@ -126,19 +126,24 @@ class History:
     def run(self) -> None:
         keep_freed_memory(KEPT_BYTES)
         with ExitStack() as stack:
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trade-archivist-"))
             context = stack.enter_context(zmq.Context())
             gate = stack.enter_context(Gate(context, self._config.curve))
             self._key = gate.public
             self._front = self._open_front(context, gate, stack)
-            self._back_endpoint = f"ipc://{directory}/workers"
             self._back = self._router(context, stack)
-            self._back.bind(self._back_endpoint)
+            self._back_endpoint, self._told_removed = "", False
             stack.callback(self._end_workers)
+            self._bind_back(stack)
             log.info("history of %s answers on %s", self._config.archive.storage, self._settings.listen)
             while not self._stopping and not self._parent.is_gone():
                 self._turn()
-                if self._is_filled():
+                now = time.monotonic()
+                if now < self._due_look:
+                    continue
+                self._due_look = now + LOOK_S
+                if is_removed(self._back_endpoint):
+                    self._bind_back(stack)
+                if self._is_filled(now):
                     self._front.close(linger=0)
                     self._turns = Turns(self._settings.waiting_max)
                     self._front = self._open_front(context, gate, stack)
@@ -161,15 +166,34 @@ class History:
         router.set(zmq.ROUTER_MANDATORY, 1)
         return router
 
-    def _is_filled(self) -> bool:
+    def _bind_back(self, stack: ExitStack) -> None:
+        """Bind the workers' socket, in a directory of its own: at first, and where somebody removed that one.
+
+        Workers that are connected stay so, and nothing of theirs is lost. Where there is no room for another directory,
+        they answer until the last one is gone. Raises OSError, ZMQError then: the next start looks for one elsewhere.
+        """
+        try:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trade-archivist-"))
+            self._back.bind(f"ipc://{directory}/workers")
+        except (OSError, zmq.ZMQError) as error:
+            if not any(worker.is_ready for worker in self._workers.values()):
+                raise
+            if not self._told_removed:
+                log.error("%s was removed, and workers that die are not replaced: %s", self._back_endpoint, error)
+            self._told_removed = True
+            return
+        if self._back_endpoint:
+            log.warning("%s was removed: the workers' socket is bound anew", self._back_endpoint)
+        self._back_endpoint, self._told_removed = f"ipc://{directory}/workers", False
+        for worker in self._workers.values():
+            if not worker.is_ready:
+                worker.process.kill()  # it looks for the old one
+
+    def _is_filled(self, now: float) -> bool:
         """Whether clients have filled the memory: libzmq holds a message until its last frame, however many there are.
 
         Nobody can tell whose it is; so all connections are closed, and whoever means well connects and asks again.
         """
-        now = time.monotonic()
-        if now < self._due_look:
-            return False
-        self._due_look = now + LOOK_S
         is_much = resident_bytes() >= RESIDENT_MAX
         if is_much or now < self._closed_at + GIVE_BACK_S:
             give_back_memory()  # of many small pieces malloc would keep what the closed connections took

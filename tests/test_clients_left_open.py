@@ -13,7 +13,7 @@ from tests.standin_client import ROOT
 from tests.test_history import Server
 
 HEAD = """
-import asyncio, atexit, gc, os, sys, threading
+import asyncio, atexit, gc, os, sys, threading, time
 from itertools import islice
 from pathlib import Path
 from common import AsyncClient, Client
@@ -126,7 +126,11 @@ before = taken()
 for _ in range(count - count // 3):
     use()
     gc.collect(0)
-kb, files, threads = (now - then for now, then in zip(taken(), before))
+for _ in range(500):  # threads that close a dropped coroutine come to it by and by
+    kb, files, threads = (now - then for now, then in zip(taken(), before))
+    if kb < 4000 and files <= 8 and threads <= 4:
+        break
+    time.sleep(0.02)
 assert kb < 4000 and files <= 8 and threads <= 4, (kb, files, threads)
 """
 
