@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import websocket
 
+from .deadline import Deadline
 from .tls import BulkContext, TlsStream
 
 DRAIN_BYTES = 256 * 1024
@@ -55,17 +56,30 @@ class ConnectionLostError(Exception):
 
 
 def connect(url: str, timeout_s: float, context: ssl.SSLContext | None = None) -> websocket.WebSocket:
-    """Open a WebSocket; blocks. `wss://` needs a `context`, which checks the exchange's certificate.
+    """Open a WebSocket; blocks, for `timeout_s` at most from the moment on that the host's address is known.
 
-    Raises OSError or websocket.WebSocketException.
+    `wss://` needs a `context`, which checks the exchange's certificate. Raises OSError or websocket.WebSocketException.
     """
-    return websocket.create_connection(
-        url,
-        timeout=timeout_s,
+    deadline = Deadline(timeout_s)
+    ws = websocket.WebSocket(
         skip_utf8_validation=True,
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        sslopt={"context": BulkContext(context)} if context is not None else None,
+        sslopt={"context": BulkContext(context, deadline)} if context is not None else None,
     )
+
+    def cut() -> None:
+        if isinstance(ws.sock, socket.socket):  # of TLS, the socket below it is watched
+            ws.sock.shutdown(socket.SHUT_RDWR)
+
+    deadline.watch(cut)
+    try:
+        with deadline:
+            ws.connect(url, timeout=timeout_s)  # type: ignore[no-untyped-call]
+    except (OSError, websocket.WebSocketException, ValueError) as error:
+        if deadline.is_over:
+            raise TimeoutError(f"the handshake is not whole after {timeout_s} s") from error
+        raise
+    return ws
 
 
 class Connection:

@@ -9,6 +9,8 @@ import socket
 import ssl
 from typing import Any
 
+from .deadline import Deadline
+
 RAW_BYTES = 256 * 1024
 RECORD_BYTES = 16 * 1024  # the most that one TLS record holds
 
@@ -119,8 +121,9 @@ class TlsStream:
 class BulkContext:
     """Takes an SSLContext's place where a socket is wrapped, checks and certificates being that context's."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, context: ssl.SSLContext, deadline: Deadline) -> None:
+        self._context, self._deadline = context, deadline
 
     def wrap_socket(self, sock: socket.socket, *, server_hostname: str, **_: Any) -> TlsStream:
+        self._deadline.watch(lambda: sock.shutdown(socket.SHUT_RDWR))
         return TlsStream(sock, self._context, server_hostname)

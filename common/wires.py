@@ -107,13 +107,14 @@ class Wires:
         self._now = now
         for connection in ready:
             _, shard, link = self._open[connection.number]
-            link.last_heard_at = now
             drains: list[Drain] = []
             lost: ConnectionLostError | None = None
             try:
                 connection.drain(self._stamp, drains.append)
             except ConnectionLostError as error:
                 lost = error  # what came before comes first
+            if drains:  # whole frames: who drips one byte by byte says nothing
+                link.last_heard_at = now
             try:
                 self._take(link, drains)
             except ConnectionLostError as error:
