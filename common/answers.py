@@ -239,10 +239,9 @@ def _spelled(exchange: Exchange, request: Any, complete: int) -> Any:
     if all(symbol in known or not may_be_name(symbol) for symbol in named):
         return request
     names = exchange.names.pairs(complete)
-    try:
-        own = meant(adapter.NAME, named, lambda text: text in known or not may_be_name(text), names, known)
-    except LookupError as error:
-        raise refusal("unknown_symbol", f"{error.args[0]} (`instruments` tells what there is)") from None
+    own, unknown = meant(adapter.NAME, named, lambda text: text in known or not may_be_name(text), names, known)
+    for sentence in unknown.values():
+        raise refusal("unknown_symbol", f"{sentence} (`instruments` tells what there is)")
     if len(own) > (1 if is_one else requests.SYMBOLS_MAX) and not isinstance(request, requests.Symbols):
         raise refusal("too_many_symbols", f"{', '.join(named)} means {len(own)} symbols: ask for fewer")
     return replace(request, symbol=own[0]) if is_one else replace(request, symbols=own)

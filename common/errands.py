@@ -5,7 +5,6 @@ Requests run in the thread of `RestClient`; everything else is the feed's one th
 
 import logging
 import queue
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +15,9 @@ from .adapter import Adapter
 from .config import FeedConfig
 from .crossing import Crossing
 from .events import Action, Update
-from .naming import catalogue, is_own, resolve
 from .normaliser import Normaliser
 from .recorder import Recorder
-from .rest import Answer, Budget, RestClient
+from .rest import Answer, RestClient, budget_of, pause_s
 from .schedule import Heartbeats
 from .wires import Wires, replaced
 
@@ -27,35 +25,11 @@ log = logging.getLogger("feed")
 
 INQUIRY_INTERVAL_S = 0.5  # between symbols that are asked for one by one: snapshots need most of the weight
 INSTRUMENTS_INTERVAL_S = 3600.0
-RETRY_MAX_S = 60.0
 FORGET_S = 120.0  # a book that was asked for so long ago, and came, begins its back-off anew
 BODY_LOGGED_BYTES = 200
 UNREAD_NAMED = 5
 QUIET_S = 5.0  # a book without a delta for so long is asked for: no delta may ever come
 QUIET_AGAIN_S = 30.0
-
-
-def resolved(adapter: Adapter, config: FeedConfig, goes_on: Callable[[], bool]) -> tuple[str, ...]:
-    """The symbols that the configuration means: where it has names or patterns, the exchange is asked until it answers.
-
-    Raises LookupError where one means none, or several.
-    """
-    if all(is_own(adapter, symbol) for symbol in config.symbols):
-        return config.symbols
-    base = replaced(adapter.REST_URL, config.rest_url)
-    rest = RestClient(base, config.rest_timeout_s, _budget(adapter), lambda _: None)
-    wanted, answers, attempts = catalogue(adapter), dict[str, bytes](), 0
-    while goes_on():
-        answer = rest.ask_now(wanted[len(answers)])
-        if answer.status == 200:
-            answers[answer.request.path] = answer.body
-            if len(answers) == len(wanted):
-                return resolve(adapter, config.symbols, answers)
-            continue
-        attempts += 1
-        log.warning("%s instruments: %s: trying again", adapter.NAME, answer.error or f"status {answer.status}")
-        time.sleep(min(_pause_s(attempts), 5.0))
-    return ()
 
 
 class Errands:
@@ -87,7 +61,8 @@ class Errands:
         self._polls: dict[str, Heartbeats] = {}
         self._polled: dict[Action, bool] = {}  # polls without an answer yet, and whether a gap tells of it
         base = replaced(adapter.REST_URL, config.rest_url)
-        self._rest = RestClient(base, config.rest_timeout_s, _budget(adapter), self._deliver)
+        budget = budget_of(base, adapter.WEIGHT_PER_MIN, adapter.REQUEST_INTERVAL_S)
+        self._rest = RestClient(base, config.rest_timeout_s, budget, self._deliver)
 
     def begin(self, now: float, symbols: list[str]) -> None:
         """Look after these symbols from now on."""
@@ -113,11 +88,11 @@ class Errands:
             if action.kind == "snapshot" and self._adapter.BOOK.snapshot != "rest":
                 at, times = self._renewals.get(action.symbol, (0.0, 0))
                 times = times + 1 if now < at + FORGET_S else 0
-                self._renewals[action.symbol] = (now + (_pause_s(times) if times else 0.0), times)
+                self._renewals[action.symbol] = (now + (pause_s(times) if times else 0.0), times)
                 continue
             attempts = self._attempts.get(action, 0)
             self._attempts[action] = attempts + 1
-            delay = _pause_s(attempts) if attempts else 0.0
+            delay = pause_s(attempts) if attempts else 0.0
             self._rest.ask(action, self._adapter.request(action, self._config.snapshot_depth), delay)
 
     def tick(self, now: float) -> None:
@@ -127,7 +102,7 @@ class Errands:
         for symbol, (at, times) in self._renewals.items():
             state = self._normaliser.symbols.get(symbol)
             if at <= now and state is not None and state.sync.asked and self._wires.renew_book(symbol):
-                self._renewals[symbol] = (now + self._config.rest_timeout_s + _pause_s(times), times + 1)
+                self._renewals[symbol] = (now + self._config.rest_timeout_s + pause_s(times), times + 1)
         self._crossing.tick(now)
         if now >= self._quiet_due:
             self._quiet_due = now + 1.0
@@ -206,7 +181,7 @@ class Errands:
         symbols, status = self._inquiries.pop(answer.request.path, []), answer.status
         if status in (0, 418, 429) or status >= 500:
             self._failed_inquiries += 1
-            self._inquire(symbols, _pause_s(self._failed_inquiries))
+            self._inquire(symbols, pause_s(self._failed_inquiries))
             self._tell_unasked(symbols, status)
             return
         self._failed_inquiries = 0
@@ -239,12 +214,3 @@ class Errands:
         if unread:
             some = ", ".join(sorted(unread)[:UNREAD_NAMED]) + (", …" if len(unread) > UNREAD_NAMED else "")
             log.warning("%s %s: instruments that are not understood: %d", self._exchange, some, len(unread))
-
-
-def _budget(adapter: Adapter) -> Budget:
-    return Budget(adapter.WEIGHT_PER_MIN, adapter.REQUEST_INTERVAL_S)
-
-
-def _pause_s(attempts: int) -> float:
-    """How long to wait before a request that has failed so often is sent again."""
-    return min(RETRY_MAX_S, 0.25 * 2.0 ** min(attempts, 10)) * random.uniform(0.5, 1.0)

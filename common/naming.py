@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from .adapter import Adapter
-from .events import Request
+from .events import Request, Update
 
 _UNIFIED = re.compile(r"[^\s/\\,-]+(-[^\s/\\,-]+)+|\*")
 
@@ -26,7 +27,14 @@ def may_be_name(text: str) -> bool:
 
 def catalogue(adapter: Adapter) -> list[Request]:
     """What to ask for all instruments of an exchange."""
-    return [Request(path, 20, {}) for path in adapter.CATALOGUE] or [adapter.instruments_request([])]
+    return [Request(path, 1, {}) for path in adapter.CATALOGUE] or [adapter.instruments_request([])]
+
+
+class Meant(NamedTuple):
+    """The exchange's own symbols that texts mean, each once; and of those that mean none or several, a sentence."""
+
+    symbols: tuple[str, ...]
+    unknown: dict[str, str]
 
 
 def meant(
@@ -35,13 +43,13 @@ def meant(
     is_known: Callable[[str], bool],
     names: Sequence[tuple[str, str]],
     listed: Collection[str],
-) -> tuple[str, ...]:
-    """The exchange's own symbols that own names, unified names and patterns of these mean, each once.
+) -> Meant:
+    """What own names, unified names and patterns of these mean.
 
     `is_known` tells own names; `names` are pairs of unified name and symbol; a pattern means only what is `listed`.
-    Raises LookupError with a sentence where one means nothing, or a name several.
     """
     symbols: dict[str, None] = {}
+    unknown: dict[str, str] = {}
     named: dict[str, list[str]] = {}
     for name, symbol in dict.fromkeys(names):  # several answers may list one instrument
         named.setdefault(name, []).append(symbol)
@@ -51,19 +59,25 @@ def meant(
             found = found or sorted(symbol for name, symbol in names if fnmatchcase(name, text))
             found = [symbol for symbol in found if symbol in listed]
         elif len(found) > 1:
-            raise LookupError(f"{text} means {' and '.join(found)}: name one of them")
+            unknown[text] = f"{text} means {' and '.join(found)}: name one of them"
+            continue
         if not found:
-            raise LookupError(f"{text} means no instrument of {exchange}")
+            unknown[text] = f"{text} means no instrument of {exchange}"
         symbols |= dict.fromkeys(found)
-    return tuple(symbols)
+    return Meant(tuple(symbols), unknown)
 
 
-def resolve(adapter: Adapter, wanted: Sequence[str], answers: Mapping[str, bytes]) -> tuple[str, ...]:
-    """What is `meant` by the exchange's answers to `catalogue`; of patterns, what trades. Raises LookupError."""
+def instruments(adapter: Adapter, path: str, body: bytes) -> list[Update]:
+    """The instruments of an answer to `catalogue`; none where it tells of an error instead, whatever its status."""
+    found = adapter.parse_rest(path, body)
+    return found if isinstance(found, list) else []
+
+
+def resolve(adapter: Adapter, wanted: Sequence[str], answers: Mapping[str, bytes]) -> Meant:
+    """What is `meant` by the exchange's answers to `catalogue`; of patterns, what trades."""
     names: list[tuple[str, str]] = []
     trading: set[str] = set()
     for path, body in answers.items():
-        found = adapter.parse_rest(path, body)
-        names += [(update.fields["name"], update.symbol) for update in (found if isinstance(found, list) else [])]
+        names += [(update.fields["name"], update.symbol) for update in instruments(adapter, path, body)]
         trading |= {symbol for symbol, status in adapter.trading_symbols(body).items() if status == "TRADING"}
     return meant(adapter.NAME, wanted, lambda text: is_own(adapter, text), names, trading)

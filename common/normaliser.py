@@ -329,20 +329,19 @@ class Normaliser:
     def _on_gap(self, record: Record) -> None:
         """What was judged live: silence, a refused subscription, records dropped for want of room."""
         data = orjson.loads(record.payload or b"{}")
+        reason = str(data.get("reason"))
         if record.symbol is not None and record.channel is not None:
             state = self._state(record.symbol)
             topic = state.channels.get(record.channel) if state is not None else None
             if state is not None and topic is not None:
-                self._judge.take_gap(state, topic, str(data.get("reason")))
+                self._judge.take_gap(state, topic, reason)
             return
-        for state in self.symbols.values():
+        numbers = {key: data[key] for key in ("first_seq", "last_seq", "ts_to") if key in data}
+        for state in self.symbols.values() if "names" not in data else ():  # names that mean no symbol
             if record.conn is not None:
-                self._judge.doubt(state, record.conn, str(data.get("reason")))
-                continue
-            if record.symbol not in (None, state.name):
-                continue
-            numbers = {key: data[key] for key in ("first_seq", "last_seq", "ts_to") if key in data}
-            self._judge.take_dropped(state, Gap(record.seq, str(data.get("reason")), data.get("ts_from")), numbers)
+                self._judge.doubt(state, record.conn, reason)
+            elif record.symbol in (None, state.name):
+                self._judge.take_dropped(state, Gap(record.seq, reason, data.get("ts_from")), numbers)
 
     def _on_checkpoint(self, record: Record) -> None:
         """A cache of the state: taken where nothing is known, or where it knows of events that were not seen."""

@@ -44,6 +44,8 @@ class LockedError(Exception):
 
 
 class Service(Protocol):
+    """What a process does. Who has a `reload` method, too, is told of SIGHUP by it, at any time since it was made."""
+
     def run(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -95,13 +97,16 @@ def setup_logging(level: str = "INFO") -> None:
 
 
 def run_service(name: str, make: Callable[[], Service]) -> int:
-    """Build a service, run it until it ends or is told to by SIGTERM or SIGINT, and return the exit code."""
+    """Build a service, run it until it ends or is told to by SIGTERM or SIGINT, and return the exit code.
+
+    SIGHUP ends nothing: a terminal that goes sends it to all that was begun there.
+    """
     log = logging.getLogger(name)
     try:
         service = make()
-        previous = {
-            number: signal.signal(number, lambda *_: service.stop()) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        reload = getattr(service, "reload", lambda: None)
+        handlers = {signal.SIGHUP: reload, signal.SIGTERM: service.stop, signal.SIGINT: service.stop}
+        previous = {number: signal.signal(number, _calling(act)) for number, act in handlers.items()}
         try:
             service.run()
         finally:
@@ -118,6 +123,13 @@ def run_service(name: str, make: Callable[[], Service]) -> int:
         time.sleep(CRASH_PAUSE_S)
         return EXIT_CRASH
     return EXIT_OK
+
+
+def _calling(act: Callable[[], object]) -> Callable[..., None]:
+    def handle(*_: object) -> None:
+        act()
+
+    return handle
 
 
 class Parent:

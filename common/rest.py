@@ -4,6 +4,8 @@
 """
 
 import queue
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 
 import urllib3
 
+from .deadline import Cutter, Deadline
 from .events import Action, Request
 
 RETRY_AFTER_MAX_S = 3 * 86_400
@@ -20,8 +23,17 @@ ANSWER_MAX_BYTES = 64 * 1024**2
 """The longest body that is taken: the largest of the exchange, its list of all symbols, is a quarter of it."""
 
 READ_BYTES = 64 * 1024
+POLL_S = 0.05
 
 _KEPT_HEADERS = ("x-mbx-used-weight-1m", "retry-after", "date", "content-type", "etag", "cf-ray", "x-cache")
+
+
+RETRY_MAX_S = 60.0
+
+
+def pause_s(attempts: int) -> float:
+    """How long to wait before a request that has failed so often is sent again."""
+    return min(RETRY_MAX_S, 0.25 * 2.0 ** min(attempts, 10)) * random.uniform(0.5, 1.0)
 
 
 class Answer(NamedTuple):
@@ -39,10 +51,11 @@ class Answer(NamedTuple):
 class Budget:
     """Weights of the last minute, and what the host says about waiting (429, 418): obeyed by every request to it.
 
-    Requests are `interval_s` apart.
+    Requests are `interval_s` apart. Hold `lock` where several threads ask.
     """
 
     def __init__(self, weight_per_min: int, interval_s: float = 0.0) -> None:
+        self.lock = threading.Lock()
         self._limit, self._interval_s = weight_per_min, interval_s
         self._next_at = 0.0
         self._spent: list[tuple[float, int]] = []
@@ -74,6 +87,14 @@ class Budget:
             self._blocked_until = now + min(_number(headers.get("retry-after", ""), 60), RETRY_AFTER_MAX_S)
 
 
+_budgets: dict[str, Budget] = {}
+
+
+def budget_of(base_url: str, weight_per_min: int, interval_s: float) -> Budget:
+    """The one budget of a host: whoever in this process asks there shares it."""
+    return _budgets.setdefault(base_url.rstrip("/"), Budget(weight_per_min, interval_s))
+
+
 class RestClient:
     """Runs in a thread of its own; answers go to `deliver`, which is called there."""
 
@@ -81,6 +102,7 @@ class RestClient:
         self._base, self._budget, self._deliver = base_url.rstrip("/"), budget, deliver
         self._timeout_s = timeout_s
         self._pool: Any = None
+        self._cutter: Cutter | None = None
         self._queue: queue.PriorityQueue[tuple[float, int, Action | None, Request]] = queue.PriorityQueue()
         self._count = 0
         self._stopping = threading.Event()
@@ -97,60 +119,90 @@ class RestClient:
         self._count += 1
         self._queue.put((time.monotonic() + delay_s, self._count, action, request))
 
-    def ask_now(self, request: Request) -> Answer:
-        """Ask in the caller's thread, before `start`."""
-        return self._ask(None, request)
+    def ask_now(self, request: Request, goes_on: Callable[[], bool]) -> Answer | None:
+        """Ask in the caller's thread as soon as the budget allows, instead of `start`; None where it is stopped."""
+        while goes_on():
+            if (wait := self._reserve(request)) <= 0:
+                return self._ask(None, request)
+            time.sleep(min(wait, POLL_S))
+        return None
+
+    def _reserve(self, request: Request) -> float:
+        """Take a request's weight off the budget, or say how long it must wait."""
+        with self._budget.lock:
+            now = time.monotonic()
+            if (wait := self._budget.wait_s(now, request.weight)) <= 0:
+                self._budget.spend(now, request.weight)
+            return wait
+
+    def close(self) -> None:
+        """Close the connection. Who has begun a thread calls `stop` instead, and the thread does it."""
+        if self._pool is not None:
+            self._pool.clear()
+        if self._cutter is not None:
+            self._cutter.close()
 
     def _run(self) -> None:
         self._serve()
-        if self._pool is not None:
-            self._pool.clear()
+        self.close()
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
-                due, count, action, request = self._queue.get(timeout=0.05)
+                due, count, action, request = self._queue.get(timeout=POLL_S)
             except queue.Empty:
                 continue
-            now = time.monotonic()
-            wait = max(due - now, self._budget.wait_s(now, request.weight))
-            if wait > 0:
+            wait = due - time.monotonic()
+            if wait > 0 or (wait := self._reserve(request)) > 0:
                 self._queue.put((due, count, action, request))
-                self._stopping.wait(min(wait, 0.05))
+                self._stopping.wait(min(wait, POLL_S))
                 continue
             self._deliver(self._ask(action, request))
 
     def _ask(self, action: Action | None, request: Request) -> Answer:
-        self._budget.spend(time.monotonic(), request.weight)
-        ts_sent, deadline = time.time_ns(), time.monotonic() + self._timeout_s
+        ts_sent, deadline = time.time_ns(), Deadline(self._timeout_s)
         try:
             if self._pool is None:
-                self._pool = _pool(self._base, urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s))
-            response = self._pool.request(
-                "GET", self._base + request.path, headers=request.headers, retries=False, preload_content=False
-            )
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            self._budget.heed(time.monotonic(), response.status, headers)
-            kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
-            return Answer(action, request, response.status, self._body(response, deadline), kept, ts_sent, None)
+                self._pool = _pool(self._base, self._timeout_s, self._keep)
+            deadline.watch(self._cut)
+            with deadline:
+                response = self._pool.request(
+                    "GET", self._base + request.path, headers=request.headers, retries=False, preload_content=False
+                )
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                with self._budget.lock:
+                    self._budget.heed(time.monotonic(), response.status, headers)
+                kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+                return Answer(action, request, response.status, self._body(response), kept, ts_sent, None)
         except Exception as error:  # whatever it is: this one thread asks for all symbols, and must go on
-            return Answer(action, request, 0, b"", {}, ts_sent, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            if deadline.is_over:
+                why = f"TimeoutError: the answer is not whole after {self._timeout_s} s ({why})"
+            return Answer(action, request, 0, b"", {}, ts_sent, why)
 
-    def _body(self, response: Any, deadline: float) -> bytes:
-        """The body, within the deadline and the bound: the timeout of the connection is one for each read only."""
+    def _body(self, response: Any) -> bytes:
+        """The body, within the bound."""
         body = bytearray()
         try:
             while part := response.read1(READ_BYTES):
                 body += part
                 if len(body) > ANSWER_MAX_BYTES:
                     raise OSError(f"the answer is longer than {ANSWER_MAX_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the answer is not whole after {self._timeout_s} s, at {len(body)} bytes")
         except BaseException:
             response.close()  # with its connection: the rest of the answer would come first there
             raise
         response.release_conn()
         return bytes(body)
+
+    def _cut(self) -> None:
+        if self._cutter is not None:
+            self._cutter.cut()
+
+    def _keep(self, sock: socket.socket) -> None:
+        """Remember the one connection that there is."""
+        if self._cutter is not None:
+            self._cutter.close()
+        self._cutter = Cutter(sock)
 
 
 def _number(text: str, default: int) -> int:
@@ -158,12 +210,36 @@ def _number(text: str, default: int) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
-def _pool(base_url: str, timeout: urllib3.Timeout) -> Any:
-    """A pool of kept-alive connections, through the proxy that the environment names, if it does."""
+def _pool(base_url: str, timeout_s: float, keep: Callable[[socket.socket], None]) -> Any:
+    """A pool of a kept-alive connection, through the proxy that the environment names, if it does.
+
+    `keep` is given each new socket.
+    """
     from urllib.request import getproxies, proxy_bypass
 
     scheme, _, rest = base_url.partition("://")
     proxy = getproxies().get(scheme)
+    timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
     if proxy and not proxy_bypass(rest.partition("/")[0].partition(":")[0]):
-        return urllib3.ProxyManager(proxy, timeout=timeout)
-    return urllib3.PoolManager(timeout=timeout)
+        pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, timeout=timeout)
+    else:
+        pool = urllib3.PoolManager(timeout=timeout)
+
+    class Plain(urllib3.connection.HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            keep(sock := super()._new_conn())
+            return sock
+
+    class Secure(urllib3.connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            keep(sock := super()._new_conn())
+            return sock
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    return pool

@@ -16,12 +16,9 @@ import gc
 import logging
 import os
 import selectors
-import signal
 import socket
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +36,7 @@ from common.connection import Connection
 from common.curve import Gate
 from common.disk import Disk
 from common.endpoint import SocketFiles, bind
-from common.errands import Errands, resolved
+from common.errands import Errands
 from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper
@@ -52,6 +49,7 @@ from common.settings import add_arguments, from_arguments
 from common.storage import read_archived
 from common.subscription_log import SubscriptionLog
 from common.times import iso
+from common.wanted import WantedSymbols
 from common.wires import Wires
 
 log = logging.getLogger("feed")
@@ -69,16 +67,20 @@ class Feed:
         self._exchange = exchange
         self._adapter = cast(Adapter, exchanges.get(exchange))
         self._parent = Parent()
-        self._stopping = self._reloads = False
-        self._reload = reload or (lambda: config)  # reads the configuration anew
-        self._wanted_symbols: deque[tuple[str, ...]] = deque()  # as the helper thread read them, not applied yet
+        self._stopping = False
+        read = reload or (lambda: config)  # reads the configuration anew
+        self._wanted = WantedSymbols(self._adapter, lambda: read().feeds[exchange], self._goes_on, self._wake)
         self._disk = Disk()
         self._clock = Clock()
         self._normaliser = Normaliser(self._adapter)
         self._told_full = False
+        self._told_unknown: list[str] = []
 
     def stop(self) -> None:
         self._stopping = True
+
+    def reload(self) -> None:
+        self._wanted.ask()
 
     def run(self) -> None:
         directory = self._config.journal_dir(self._exchange)
@@ -94,7 +96,6 @@ class Feed:
             if not self._name_symbols():
                 return
             self._begin(directory)
-            signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloads", True))
             if self._settings.busy_poll and (error := stack.enter_context(cores_awake())) is not None:
                 log.info("%s busy_poll: cores may fall asleep (as root they would not): %s", self._exchange, error)
             gc.freeze()
@@ -117,10 +118,7 @@ class Feed:
 
     def _name_symbols(self) -> bool:
         """Find out which symbols are meant; False where it is stopped before it knows."""
-        try:
-            symbols = resolved(self._adapter, self._settings, self._goes_on)
-        except LookupError as error:
-            raise ConfigError(f"{self._exchange}: {error.args[0]}") from None
+        symbols = self._wanted.begin(self._settings, time.monotonic())
         self._settings = replace(self._settings, symbols=symbols)
         return bool(symbols)
 
@@ -259,9 +257,7 @@ class Feed:
                 self._keep_house(now)
 
     def _tick(self, now: float) -> None:
-        if self._reloads:
-            self._reloads = False
-            threading.Thread(target=self._reread, name="reload", daemon=True).start()
+        self._wanted.tick(now)
         self._errands.tick(now)
         self._wires.tick(now)
         if self._recorder.is_behind():
@@ -273,15 +269,14 @@ class Feed:
 
     def _keep_house(self, now: float) -> None:
         try:
-            while len(self._wanted_symbols) > 1:
-                self._wanted_symbols.popleft()  # the configuration was read again since
-            if self._wanted_symbols and self._change_symbols(self._wanted_symbols[0]):
-                self._wanted_symbols.popleft()
+            if (wanted := self._wanted.take()) is not None and self._change_symbols(wanted):
+                self._wanted.done(wanted)
             self._subscriptions.refresh()
         except OSError as no_room:
             log.error("%s a change of the symbols waits for the journal: %s", self._exchange, no_room)
         self._files.keep(now)
         self._tell_clock()
+        self._tell_unknown()
         self._keeper.check()
         self._keeper.trim()
         self._keeper.keep_within_bound(self._stamp)
@@ -305,6 +300,13 @@ class Feed:
             clock.step = 0
             self._recorder.record(self._stamp(), "clock", payload=payload)
             log.warning("%s the wall clock was set: %s", self._exchange, payload.decode())
+
+    def _tell_unknown(self) -> None:
+        """Record which names of the configuration mean nothing, where that has changed."""
+        if (names := list(self._wanted.unknown)) != self._told_unknown:
+            self._told_unknown = names
+            payload = {"state": "open" if names else "closed", "reason": "unknown names", "names": names}
+            self._recorder.record(self._stamp(), "gap", payload=orjson.dumps(payload))
 
     # -- out ---------------------------------------------------------------------------------------------------
 
@@ -357,17 +359,6 @@ class Feed:
             self._journal.remember(**facts)
         except OSError as error:
             log.error("%s journal: %s", self._exchange, error)
-
-    def _reread(self) -> None:
-        """Runs in a helper thread: the configuration may have names that only the exchange can tell."""
-        try:
-            settings = self._reload().feeds[self._exchange]
-            symbols = resolved(self._adapter, settings, self._goes_on)
-            if symbols:
-                self._wanted_symbols.append(symbols)
-        except (ConfigError, LookupError) as error:
-            log.error("%s nothing is changed: %s", self._exchange, error.args[0])
-        self._wake()
 
     def _goes_on(self) -> bool:
         return not self._stopping and not self._parent.is_gone()
