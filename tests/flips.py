@@ -99,6 +99,7 @@ def build_behind(storage: Path, seed: int) -> Path:
     writer = ArchiveWriter(Disk(), storage / "binance", boot_id=boot_id(), rotate_min_bytes=1)
     writer.open(None)
     _take(writer, log.lines[: len(log.lines) // 2])
+    append_hole(Disk(), storage / "binance", 1, 1000, "dropped", decode(log.lines[0]).ts_recv)
     writer.sync(lambda: None)
     writer.close()
     write_journal(storage / JOURNALS / "binance", log.lines[len(log.lines) // 3 :])
@@ -255,6 +256,7 @@ def caught_up(storage: Path, *, does_feed_start: bool) -> tuple[list[Any], list[
 def run_behind(storage: Path, flips: int, seed: int) -> tuple[list[Failed], Counter[str]]:
     """Play flips of a journal that the archiver has not read yet."""
     directory = build_behind(storage, seed)
+    assert verify(directory, jobs=1).findings == []
     right, said = caught_up(storage, does_feed_start=False)
     failed: list[Failed] = []
     counts: Counter[str] = Counter()
