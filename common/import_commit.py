@@ -11,7 +11,7 @@ there before.
 
 import shutil
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace as changed
 from pathlib import Path
@@ -21,7 +21,7 @@ from . import checked
 from .chains import Chain
 from .disk import Disk, make_durable_dir, remove_if_there, replace
 from .ledger import Lines, ledger, write_ledger
-from .process import ConfigError, LockedError, boot_id, lock
+from .process import ConfigError, Lock, LockedError, boot_id, lock
 from .rebuild import rebuild_chain
 from .storage import (
     ARCHIVED,
@@ -83,14 +83,27 @@ def check_only_imported(disk: Disk, directory: Path, imported: Lines, sealed: di
         raise ConfigError(f"{directory / ARCHIVED} is missing: restore it from a copy, or import elsewhere")
 
 
-def keep_away(locks: ExitStack, directory: Path) -> None:
-    """Keep feeds and archivers away from an exchange's directory. Raises ConfigError where one is at work."""
+def keep_away(locks: ExitStack, directory: Path) -> Callable[[], None]:
+    """Keep feeds and archivers away from an exchange's directory. Raises ConfigError where one is at work.
+
+    What is returned raises ConfigError where that does not hold any more.
+    """
+    held: list[Lock] = []
     journal = directory.parent / JOURNALS / directory.name / "lock"
     for path in (directory / ARCHIVER_LOCK, *([journal] if journal.exists() else [])):
         try:
-            locks.enter_context(lock(path, f"a feed or archiver of {directory}", wait_s=0))
+            held.append(locks.enter_context(lock(path, f"a feed or archiver of {directory}", wait_s=0)))
         except LockedError as error:
             raise ConfigError(f"{error}; or import into a directory of its own, with --storage") from None
+
+    def check() -> None:
+        try:
+            for each in held:
+                each.check()
+        except LockedError as error:
+            raise ConfigError(f"{error}; then run the import again, it finishes what it began") from None
+
+    return check
 
 
 # -- the commit ----------------------------------------------------------------------------------------------------
@@ -124,18 +137,23 @@ def settle(disk: Disk, storage: Path) -> None:
             continue
         directory = storage / staging.name
         with ExitStack() as locks:
-            if directory.exists():
-                keep_away(locks, directory)
+            is_there = directory.exists()
+            directory.mkdir(exist_ok=True)
+            check = keep_away(locks, directory)
+            if is_there:
                 lines = ledger(disk, directory) + _marker(disk, staging)["imported"]
                 try:
                     check_only_imported(disk, directory, lines, all_sealed(disk, directory))
                 except ConfigError as error:
                     raise ConfigError(f"{error}; and remove {staging}, an import that was killed") from None
-            commit(disk, staging)
+            commit(disk, staging, check)
 
 
-def commit(disk: Disk, staging: Path) -> None:
-    """Move a whole staging directory into the archive beside it. Can be done again after a kill at any place."""
+def commit(disk: Disk, staging: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Move a whole staging directory into the archive beside it. Can be done again after a kill at any place.
+
+    `check` raises where the archive is not locked any more: then nothing more is written.
+    """
     directory = staging.parents[1] / staging.name
     marker = _marker(disk, staging)
     make_durable_dir(disk, directory)
@@ -143,7 +161,9 @@ def commit(disk: Disk, staging: Path) -> None:
         write_archived(disk, directory, Archived(boot_id=boot_id()), durable=True)
     for symbol_dir in sorted(symbol_dirs(disk, staging), key=lambda path: path.name != NO_SYMBOL):
         for month in month_dirs(disk, symbol_dir):  # those of no symbol first: events of all others need them
+            check()
             _commit_month(disk, month, directory / symbol_dir.name / month.name)
+    check()
     _show(disk, directory, marker["imported"])
     for end in marker["ends"]:
         chain = Chain(directory, end["symbol"], (end["name"],), end["raw_bytes"])

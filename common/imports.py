@@ -146,7 +146,7 @@ class _Import:
     def run(self, result: Imported) -> Imported:
         with contextlib.ExitStack() as locks:
             if is_there := self._directory.exists():
-                keep_away(locks, self._directory)
+                check = keep_away(locks, self._directory)
             self._look(result)
             if not result.files:
                 return result
@@ -155,12 +155,12 @@ class _Import:
                 self._write(result, planned)
                 if not is_there:
                     self._directory.mkdir(exist_ok=True)
-                    keep_away(locks, self._directory)
+                    check = keep_away(locks, self._directory)
                     check_only_imported(self._disk, self._directory, [], all_sealed(self._disk, self._directory))
             except (Exception, KeyboardInterrupt):
                 sweep(self._staging)
                 raise
-            commit(self._disk, self._staging)
+            commit(self._disk, self._staging, check)
         return result
 
     def _look(self, result: Imported) -> None:

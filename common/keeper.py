@@ -9,6 +9,7 @@ import orjson
 
 from .disk import Disk
 from .journal import Journal, JournalError
+from .process import Lock, LockedError, end_at_once
 from .recorder import Recorder
 from .storage import ARCHIVED, read_archived
 
@@ -34,8 +35,15 @@ class JournalKeeper:
             self._syncing.join()
         self._journal.close()
 
-    def check(self) -> None:
-        """Stop where somebody removed the journal under our hands. Raises JournalError: the next start begins anew."""
+    def check(self, held: Lock) -> None:
+        """Stop where somebody removed the journal under our hands. Raises JournalError: the next start begins anew.
+
+        Where the journal's directory is another one than that which is locked, the process ends at once.
+        """
+        try:
+            held.check()
+        except LockedError as error:
+            end_at_once("feed", error)
         if not self._journal.is_there():
             raise JournalError("the journal's file was removed while it was written: a new run begins a new one")
 

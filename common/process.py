@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
+
+log = logging.getLogger("process")
 
 EXIT_OK = 0
 EXIT_CRASH = 1
@@ -153,33 +155,106 @@ def _told_supervisor() -> int | None:
     return None
 
 
+class Lock:
+    """A lock file that this process holds, and its directory with it.
+
+    What keeps others away is the lock on the *directory*; the file only tells who holds it. A second process takes the
+    directory first and touches the file after that. So whoever removes the file, or puts another in its place, lets
+    nobody in, and `check` may put it back: nobody else can come between.
+
+    A directory can be lost in one way only: it is moved or removed, and another stands under its name. Then the lock is
+    on the wrong one, and `check` raises LockedError: its process writes nothing more. Call it before what is written by
+    path. Between two calls, the one that has lost its directory may still write there: it must call it more often than
+    a process takes to start.
+    """
+
+    def __init__(self, path: Path, what: str, directory: int) -> None:
+        """`directory` is open, and locked by this process."""
+        self._path, self._what, self._directory = path, what, directory
+        self._file = _held_file(path, what)
+
+    def check(self) -> None:
+        """Put the file back if it was removed. Raises LockedError where the lock is lost, OSError."""
+        if _identity(self._path.parent) != _identity(self._directory):
+            raise LockedError(
+                f"{self._what} stops: {self._path.parent} was moved or removed while it was locked, another process "
+                f"may write there now: put it back, or start anew"
+            )
+        if _identity(self._path) != _identity(self._file):
+            with contextlib.suppress(OSError):  # the disk is full: the directory's lock still holds
+                self._file, removed = _held_file(self._path, self._what), self._file
+                os.close(removed)
+                log.warning("%s: %s was removed: put back, it is still held", self._what, self._path)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
 @contextlib.contextmanager
-def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold an exclusive lock file while the block runs.
+def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[Lock]:
+    """Hold an exclusive lock file, and its directory, while the block runs.
 
     Raises LockedError when another process keeps it, or when the supervisor is gone: an orphan begins nothing.
     """
     parent = Parent()
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
-    with path.open("a+") as file:
+    with contextlib.ExitStack() as stack:
+        directory = os.open(path.parent, os.O_RDONLY)
+        stack.callback(os.close, directory)
         while True:
             if parent.is_gone():
                 raise LockedError(f"{what} is not begun: the supervisor is gone")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = Lock(path, what, directory)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, LockedError):
                 if time.monotonic() >= deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "unknown"
-                    message = f"{what} already runs (process {holder} holds {path}): stop it first"
+                    message = f"{what} already runs (process {_holder(path)} holds {path}): stop it first"
                     raise LockedError(message) from None
                 time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+        stack.callback(held.close)
+        held.check()  # the directory may have been moved before it was locked
+        yield held
+
+
+def _held_file(path: Path, what: str) -> int:
+    """The lock file, open, locked, and with our process id in it. Raises LockedError, OSError."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(file, 0)
+        os.write(file, b"%d\n" % os.getpid())
+    except BlockingIOError:
+        os.close(file)
+        raise LockedError(f"{what} stops: process {_holder(path)} holds {path} now") from None
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _holder(path: Path) -> str:
+    """The process that a lock file names."""
+    with contextlib.suppress(OSError):
+        return path.read_text().strip() or "unknown"
+    return "unknown"
+
+
+def _identity(place: Path | int) -> tuple[int, int] | None:
+    """Which file or directory this is, whatever its name; None where there is none."""
+    try:
+        found = os.stat(place)  # noqa: PTH116 an open file too, which a Path is not
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def end_at_once(name: str, error: LockedError) -> NoReturn:
+    """End this process as a kill would: after a lost lock, nothing that cleans up may write."""
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
+    os._exit(EXIT_CRASH)
 
 
 def holds(path: Path, pid: int) -> bool:

@@ -266,6 +266,9 @@ def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
         if feed.journal_max_bytes < feed.journal_segment_bytes:
             message = f"journal_max_bytes {feed.journal_max_bytes} is below journal_segment_bytes"
             raise refuse(message, f"feed.{name}.journal_max_bytes", f"feed.{name}.journal_segment_bytes")
+        if config.journal_dir(name).resolve() == config.exchange_dir(name).resolve():  # each has a lock of its own
+            message = f"{config.journal_dir(name)} is the archive's own directory: name another"
+            raise refuse(message, f"feed.{name}.journal")
     if config.curve.is_set and config.curve.allowed == Path():
         raise refuse("is empty: name the directory of the allowed clients' public keys", "curve.allowed")
     used: dict[str, str] = {}

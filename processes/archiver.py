@@ -30,7 +30,17 @@ from common.disk import Disk
 from common.events import HEARTBEAT, topic
 from common.intake import Intake
 from common.journal_reader import JournalReader
-from common.process import ConfigError, Parent, boot_id, lock, run_service, setup_logging
+from common.process import (
+    ConfigError,
+    Lock,
+    LockedError,
+    Parent,
+    boot_id,
+    end_at_once,
+    lock,
+    run_service,
+    setup_logging,
+)
 from common.record import RecordError
 from common.seal_workers import SealWorkers
 from common.settings import add_arguments, from_arguments
@@ -47,8 +57,9 @@ SPARE_FILES = 64
 class ExchangeArchiver:
     """One exchange's directory: what arrives, what is due, what waits to be sealed."""
 
-    def __init__(self, config: Config, exchange: str) -> None:
+    def __init__(self, config: Config, exchange: str, held: Lock) -> None:
         self.exchange = exchange
+        self._lock = held
         self.failed = False  # numbers were used twice: nothing more is taken
         self._archive = config.archive
         self._disk = Disk()
@@ -114,7 +125,10 @@ class ExchangeArchiver:
         if self.is_stalled:
             return
         try:
+            self._lock.check()
             act()
+        except LockedError as error:
+            end_at_once("archiver", error)
         except OSError as error:
             self._stalled_until = time.monotonic() + RETRY_S
             log.error("%s cannot write: %s; trying again, the journal keeps what comes", self.exchange, error)
@@ -146,9 +160,7 @@ class Archiver:
     def run(self) -> None:
         _warn_without_tables()
         with contextlib.ExitStack() as stack:
-            for exchange in self._config.feeds:
-                path = self._config.exchange_dir(exchange) / ARCHIVER_LOCK
-                stack.enter_context(lock(path, f"an archiver of {path.parent}"))
+            locks = {exchange: stack.enter_context(self._lock(exchange)) for exchange in self._config.feeds}
             context = stack.enter_context(zmq.Context())
             poller = zmq.Poller()
             sockets: dict[zmq.Socket[bytes], ExchangeArchiver] = {}
@@ -161,7 +173,7 @@ class Archiver:
                 own_client(subscriber, endpoint, self._config.curve)
                 subscriber.connect(endpoint)
                 poller.register(subscriber, zmq.POLLIN)
-                sockets[subscriber] = ExchangeArchiver(self._config, exchange)
+                sockets[subscriber] = ExchangeArchiver(self._config, exchange, locks[exchange])
             for archiver in sockets.values():
                 archiver.open()
             try:
@@ -170,6 +182,10 @@ class Archiver:
                 for archiver in sockets.values():
                     archiver.close()
                 self._sealing.close()
+
+    def _lock(self, exchange: str) -> contextlib.AbstractContextManager[Lock]:
+        path = self._config.exchange_dir(exchange) / ARCHIVER_LOCK
+        return lock(path, f"an archiver of {path.parent}")
 
     def _loop(self, poller: zmq.Poller, sockets: dict[zmq.Socket[bytes], ExchangeArchiver]) -> None:
         while not self._stopping and not self._parent.is_gone():

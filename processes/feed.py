@@ -87,7 +87,7 @@ class Feed:
         if (wrong := why_unset(time.time_ns())) is not None:
             raise LockedError(f"{self._exchange}: {wrong}; nothing is recorded until then")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(lock(directory / "lock", f"a feed of {self._exchange}"))
+            self._lock = stack.enter_context(lock(directory / "lock", f"a feed of {self._exchange}"))
             self._wake_in, self._wake_out = socket.socketpair()
             stack.callback(self._wake_in.close)
             stack.callback(self._wake_out.close)
@@ -95,6 +95,7 @@ class Feed:
             self._bind(stack)
             if not self._name_symbols():
                 return
+            self._lock.check()  # the names may have taken long
             self._begin(directory)
             if self._settings.busy_poll and (error := stack.enter_context(cores_awake())) is not None:
                 log.info("%s busy_poll: cores may fall asleep (as root they would not): %s", self._exchange, error)
@@ -277,7 +278,7 @@ class Feed:
         self._files.keep(now)
         self._tell_clock()
         self._tell_unknown()
-        self._keeper.check()
+        self._keeper.check(self._lock)
         self._keeper.trim()
         self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
