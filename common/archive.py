@@ -27,6 +27,7 @@ from .storage import (
     decode_symbol,
     encode_symbol,
     file_stem,
+    filed_under,
     month_dirs,
     open_files,
     read_archived,
@@ -241,7 +242,7 @@ class ArchiveWriter:
             match = _HEAD.match(line)
             if match is None:
                 raise RecordError(f"not a record: {line[:120]!r}")
-            seq, ts_recv, kind, symbol = int(match[1]), int(match[2]), match[3], match[4] or b""
+            seq, ts_recv, kind, symbol = int(match[1]), int(match[2]), match[3], filed_under(match[4])
             if seq != self.position + 1:
                 raise RecordError(f"record {seq} does not follow {self.position}")
             if self._held and (known := self._held.pop(seq, None)) is not None:

@@ -268,7 +268,8 @@ class Reader:
             for block in reversed([block for block in file.blocks if "checkpoints" in block]):
                 for seq in reversed([seq for seq in block["checkpoints"] if floor < seq <= upto]):
                     line = next(self.lines(symbol, seq - 1, seq), b"")
-                    if any_version or line.find(wanted, 0, 512) > 0:
+                    is_own = symbol is not None or b'"symbol":' not in line[:128]  # no file is named by such a one
+                    if is_own and (any_version or line.find(wanted, 0, 512) > 0):
                         yield seq
 
     # -- times -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from . import limits
 from .config import CODECS, ArchiveConfig, Config, CurveConfig, FeedConfig, HistoryConfig, StandinConfig
 from .events import CHANNELS
 from .process import SUPERVISOR_VARIABLE, ConfigError
+from .storage import has_place
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_LEVEL_HELP = f"{', '.join(LOG_LEVELS)} (default: INFO)"
@@ -260,6 +261,9 @@ def _check_together(config: Config, settings: Mapping[str, Setting]) -> None:
     for name, feed in config.feeds.items():
         if not feed.symbols:
             raise refuse("is empty: name at least one symbol there or with --symbols", f"feed.{name}.symbols")
+        if long := [symbol for symbol in feed.symbols if not has_place(symbol)]:
+            message = f"{long[0][:40]!r}… is no symbol, it is too long to name a file by: is a comma missing?"
+            raise refuse(message, f"feed.{name}.symbols")
         if archive.rotate_s % feed.checkpoint_s:
             message = f"rotate_s {archive.rotate_s} is not a multiple of checkpoint_s {feed.checkpoint_s}"
             raise refuse(message, "archive.rotate_s", f"feed.{name}.checkpoint_s")

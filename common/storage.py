@@ -11,9 +11,12 @@ import contextlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+
+import orjson
 
 from . import checked
 from .disk import Disk, free_name, make_durable_dir, replace
@@ -32,6 +35,9 @@ MARKER = "commit.json"
 OPEN = ".open"
 SEALED = {"bz2": ".bz2", "zstd": ".zst"}
 
+NAME_BYTES_MAX = 180
+"""Of a symbol in a file's name, which may have 255 bytes: the rest is for hour, channel and endings."""
+
 _MONTH = re.compile(r"\d{4}-\d{2}")
 
 
@@ -40,6 +46,17 @@ def encode_symbol(symbol: str) -> str:
     if symbol.strip(".") == "" or symbol == NO_SYMBOL:
         return "".join(f"%{byte:02X}" for byte in symbol.encode())
     return quote(symbol, safe="").replace("~", "%7E")
+
+
+def has_place(symbol: str) -> bool:
+    """Whether a file can be named by a symbol: others' records lie with those of no symbol."""
+    return len(symbol) <= NAME_BYTES_MAX and len(encode_symbol(symbol)) <= NAME_BYTES_MAX
+
+
+@lru_cache(1 << 14)
+def filed_under(symbol: bytes | None) -> bytes:
+    """What a record's symbol, in JSON, is filed under; b"" with the records of no symbol."""
+    return symbol if symbol and has_place(orjson.loads(symbol)) else b""
 
 
 def decode_symbol(name: str) -> str:

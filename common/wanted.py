@@ -17,6 +17,7 @@ from .config import FeedConfig
 from .naming import Meant, catalogue, instruments, is_own, resolve
 from .process import ConfigError
 from .rest import RestClient, budget_of, pause_s
+from .storage import has_place
 from .wires import replaced
 
 log = logging.getLogger("feed")
@@ -109,6 +110,9 @@ class WantedSymbols:
         attempts = 0
         while (answers := self._list(config)) is not None:
             found = resolve(self._adapter, wanted, answers)
+            if long := [symbol for symbol in found.symbols if not has_place(symbol)]:
+                log.error("%s %s: too long to name a file by, and not recorded", self._adapter.NAME, ", ".join(long))
+                found = found._replace(symbols=tuple(each for each in found.symbols if each not in long))
             for sentence in found.unknown.values():
                 log.error("%s %s: it is asked for again, and not recorded", self._adapter.NAME, sentence)
             if found.symbols or not at_least_one:
