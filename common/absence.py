@@ -75,6 +75,11 @@ class Absence:
             self._out.tell_gap(state, topic, Gap(told["gap"], UNSUBSCRIBED, told["ts_from"]), "open")
             self.away.setdefault(state.name, {})[channel] = Away(**told)
 
+    def settle(self, states: dict[str, SymbolState], about: Mapping[str, Any]) -> None:
+        """Drop the states of symbols that are not recorded, by a checkpoint of no symbol, and tell their gaps."""
+        for name in sorted(states.keys() - set(about.get("symbols") or states)):
+            self.remember(states.pop(name), (about.get("away") or {}).get(name, {}))
+
     # -- holes -----------------------------------------------------------------------------------------------------
 
     def lose(self, states: Iterable[SymbolState], first: int, last: int) -> None:

@@ -173,6 +173,12 @@ class Judge:
                 if topic.channel == "book":
                     state.sync.lose()
 
+    def take_switch(self, state: SymbolState, before: Any, conn: int | None) -> None:
+        """What has followed one connection follows another one."""
+        for topic in state.channels.values():
+            if topic.conn == before and conn is not None:
+                self.go_over(state, topic, conn)
+
     def take_gap(self, state: SymbolState, topic: Topic, reason: str) -> None:
         """A gap of one topic that the feed has judged live."""
         if reason == "crossed" and topic.channel == "book":

@@ -277,11 +277,8 @@ class Normaliser:
 
     def _on_switch(self, record: Record) -> None:
         """From now on `conn` feeds what the connection `from` has fed."""
-        before = record.head.get("from")
         for state in self.symbols.values():
-            for topic in state.channels.values():
-                if topic.conn == before and record.conn is not None:
-                    self._judge.go_over(state, topic, record.conn)
+            self._judge.take_switch(state, record.head.get("from"), record.conn)
 
     def _on_rest(self, record: Record) -> None:
         """A REST answer: a snapshot, or trades that were missed. After a failed one it is asked for again."""
@@ -346,6 +343,8 @@ class Normaliser:
     def _on_checkpoint(self, record: Record) -> None:
         """A cache of the state: taken where nothing is known, or where it knows of events that were not seen."""
         name, payload = record.symbol, record.payload or b""
+        if name is None and self._subscribed is None:  # behind a hole nothing else tells what is recorded
+            self._absence.settle(self.symbols, orjson.loads(payload))
         if name is None or not self._may_know(name):
             return
         own = self.symbols.get(name)

@@ -18,9 +18,10 @@ _FAR = 1 << 63
 
 
 class _Span:
-    __slots__ = ("firsts", "gaps", "last", "lasts", "open", "seq", "since")
+    __slots__ = ("firsts", "gaps", "is_seen", "last", "lasts", "open", "seq", "since")
 
     def __init__(self, since: int, seq: int) -> None:
+        self.is_seen = False  # an event of the channel came: before its first one, gaps alone prove nothing
         self.since = self.last = since  # `last`: of the last event
         self.seq = seq  # of the last event or gap
         self.open: dict[int, int] = {}  # by the gap's id, from when on something is missing
@@ -68,6 +69,8 @@ class Observed:
         if span is None:
             span = self._spans[key] = _Span(self._since(event, ts), event["seq"])
         if event["channel"] == self._channel:
+            if not span.is_seen:
+                span.is_seen, span.since = True, self._since(event, ts)
             if event["prev"] > span.seq:  # the event before it was not seen, and no gap tells of it (rule 19)
                 self._add(span, span.last, ts, 0)
             span.last = ts

@@ -271,6 +271,7 @@ class ChangingWorld(World):
         feed.house()
         if not feed.connections:
             feed.connect()
+        feed.subscriptions.checkpoint(None)  # as each feed records from time to time
         for _ in range(QUIET_ROUNDS):
             self.wall += SECOND
             self.monotonic += SECOND

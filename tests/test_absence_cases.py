@@ -113,6 +113,20 @@ def test_records_that_were_dropped_and_are_missing_right_before_are_one_gap_unti
     assert gaps(run.trades(1, 9), "trade") == [(10, "closed", "missing", 15, 110)]
 
 
+def test_a_checkpoint_of_no_symbol_behind_a_hole_tells_what_is_not_recorded_any_more() -> None:
+    """The record of the removal was in the hole: no gap told of the time since."""
+    run = Run()
+    run.trades(1, 5)
+    run.normaliser.hole(3, 9)
+    run.seq = 9
+    run.trades(1, 6)  # it was on its way when its symbol was removed
+    away = {"AAA": {"trade": {"gap": 8, "ts_from": 80, "id": 5}}}
+    about = {"run": 1, "symbols": ["BBB"], "channels": ["trade"], "away": away}
+    told = run.take("checkpoint", payload=orjson.dumps(about))
+    assert gaps(told, "trade") == [(8, "open", "unsubscribed", 80, None)]
+    assert orjson.loads(orjson.dumps(run.normaliser.away)) == away
+
+
 def test_holes_and_drops_are_no_gaps_of_channels_that_nothing_told_of() -> None:
     """They stayed open for ever: behind a hole nothing says which channels are recorded."""
     run = Run()
