@@ -28,6 +28,7 @@ from .storage import (
     encode_symbol,
     file_stem,
     filed_under,
+    month_dir,
     month_dirs,
     open_files,
     read_archived,
@@ -158,7 +159,7 @@ class ArchiveWriter:
 
     def _is_gone(self, path: Path) -> bool:
         sealed = path.name.removesuffix(OPEN) in standing_lines(self._disk, path.parent)
-        return not sealed and not self._disk.exists(path)
+        return not sealed and not self._disk.is_file(path)
 
     def _lower(self, lost: list[tuple[int, int]], journal_front: int | None, damages: list[Damage]) -> bool:
         """Go back to where the journal can refill what is lost, and name what it no longer has."""
@@ -192,7 +193,7 @@ class ArchiveWriter:
             for line in sealed.values():
                 records = sealed_records(self._disk, month, line, self.position)
                 self._held.update((seq_of(record), crc32(record)) for record in records)
-            for name in [name for name in self._disk.names(month) if name.endswith(OPEN)]:
+            for name in [name for name in self._disk.files(month) if name.endswith(OPEN)]:
                 if name.removesuffix(OPEN) in sealed:
                     sync_manifest(self._disk, month)
                     self._disk.remove(month / name)  # only its removal was missing
@@ -283,9 +284,9 @@ class ArchiveWriter:
         name = encode_symbol(orjson.loads(symbol)) if symbol else NO_SYMBOL
         while True:
             month, stem = file_stem(name, ts_recv)
-            directory = self._directory / name / month
+            directory = month_dir(self._disk, self._directory / name, month)
             names = [directory / (stem + suffix) for suffix in (OPEN, *SEALED.values())]
-            if not any(map(self._disk.exists, names)) and not self._is_taken(directory / stem):
+            if not any(map(self._disk.is_taken, names)) and not self._is_taken(directory / stem):
                 break
             ts_recv += 1_000_000  # nothing is ever overwritten
         self._disk.make_dir(directory)
@@ -363,7 +364,7 @@ class ArchiveWriter:
         write_synced(self._disk, self._directory, synced, self.position)
 
     def _is_sealed(self, path: Path) -> bool:
-        return not self._disk.exists(path) and path.name.removesuffix(OPEN) in sealed_lines(self._disk, path.parent)
+        return not self._disk.is_file(path) and path.name.removesuffix(OPEN) in sealed_lines(self._disk, path.parent)
 
     def _forget_beyond(self, keep: int) -> None:
         """Before files are cut: what was synced of those that hold nothing beyond a number stays known."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .adapter import Adapter, version
+from .disk import open_file
 from .listing import ArchiveFile
 from .reader import Reader
 from .requests import Chunk, Plan, refusal
@@ -40,13 +41,10 @@ class Part(NamedTuple):
     def read(self) -> bytes:
         """Its bytes. Raises BadRequestError (changed, corrupt)."""
         try:
-            file = os.open(self.path, os.O_RDONLY)
+            with open_file(Path(self.path)) as file:
+                data = os.pread(file.fileno(), self.size, self.offset)
         except FileNotFoundError:
             raise refusal("changed", f"the file {self.path} is gone: plan again") from None
-        try:
-            data = os.pread(file, self.size, self.offset)
-        finally:
-            os.close(file)
         if len(data) < self.size:
             raise refusal("corrupt", f"{self.path} offset {self.offset + len(data)}: the file ends: rebuild it")
         return data
@@ -103,14 +101,11 @@ class Bulk:
         if offset > size:
             raise refusal("bad_value", f"offset: {offset} lies beyond the file's end at {size}")
         wanted = min(wanted, size - offset)
-        file = os.open(path, os.O_RDONLY)
-        try:
-            if os.fstat(file).st_size < size:
+        with open_file(path) as file:
+            if os.fstat(file.fileno()).st_size < size:
                 raise refusal("corrupt", f"{path} ends before {size}: rebuild it")
             if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(file)
+                os.posix_fadvise(file.fileno(), offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
         return {"offset": offset, "bytes": wanted, "size": size}, Part(str(path), offset, wanted)
 
     # -- files -----------------------------------------------------------------------------------------------------

@@ -1,13 +1,16 @@
 """What an exchange's symbols were at a moment: its instruments, as the feed was told."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from .adapter import FAULTS, Adapter
+from .codec import CodecError
 from .normaliser import Normaliser
 from .reader import Reader
+from .record import RecordError
 
 REFRESHED_NS = 2 * 3600 * 10**9
 """Within so long before a moment the feed has asked for the instruments, if it ran."""
@@ -55,7 +58,8 @@ class Names:
         self._kept |= told
         for symbol in self._reader.symbols():
             if symbol not in self._kept:
-                self._kept[symbol] = self._of_checkpoint(symbol, complete)
+                with suppress(CodecError, RecordError, OSError):  # lost or damaged: that costs this name alone
+                    self._kept[symbol] = self._of_checkpoint(symbol, complete)
         taken = set(told.values())
         before = [(name, symbol) for symbol, name in self._kept.items() if name is not None and name not in taken]
         return [*((name, symbol) for symbol, name in told.items()), *before]

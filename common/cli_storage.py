@@ -114,7 +114,7 @@ def _summary(disk: Disk, symbol_dir: Path) -> dict[str, Any]:
     files = records = open_bytes = size = 0
     times: list[int] = []
     for month in month_dirs(disk, symbol_dir):
-        names = disk.names(month)
+        names = disk.files(month)
         sealed = _manifest(disk, month)
         for line in sealed.values():
             files, records, size = files + 1, records + line["records"], size + line["bytes"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .disk import open_file
 from .journal import SUFFIX as RECORDS
 from .storage import OPEN, SEALED
 
@@ -66,7 +67,7 @@ def chunks(path: Path) -> Iterator[bytes]:
     """
     if path.suffix not in (OPEN, RECORDS, *SEALED.values()):
         raise CodecError(f"{path}: not an archive file (.open, .bz2, .zst) nor a journal's (.records)")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if path.suffix == SEALED["bz2"]:
             yield from _inflated(path, file, bz2.BZ2Decompressor, OSError)
         elif path.suffix == SEALED["zstd"]:

@@ -131,8 +131,8 @@ def settle(disk: Disk, storage: Path) -> None:
 
     Raises ConfigError where a feed has recorded there since then, or does now.
     """
-    for staging in (storage / IMPORT / name for name in disk.names(storage / IMPORT)):
-        if not disk.exists(staging / MARKER):
+    for staging in (storage / IMPORT / name for name in disk.dirs(storage / IMPORT)):
+        if not disk.is_file(staging / MARKER):
             sweep(staging)
             continue
         directory = storage / staging.name
@@ -157,7 +157,7 @@ def commit(disk: Disk, staging: Path, check: Callable[[], None] = lambda: None) 
     directory = staging.parents[1] / staging.name
     marker = _marker(disk, staging)
     make_durable_dir(disk, directory)
-    if not disk.exists(directory / ARCHIVED):
+    if not disk.is_file(directory / ARCHIVED):
         write_archived(disk, directory, Archived(boot_id=boot_id()), durable=True)
     for symbol_dir in sorted(symbol_dirs(disk, staging), key=lambda path: path.name != NO_SYMBOL):
         for month in month_dirs(disk, symbol_dir):  # those of no symbol first: events of all others need them
@@ -179,7 +179,7 @@ def _commit_month(disk: Disk, staged: Path, month: Path) -> None:
     for name in disk.names(staged):
         if name == MANIFEST:
             continue
-        if disk.exists(month / name):
+        if disk.is_taken(month / name):
             raise ConfigError(f"{month / name} stands there already, nothing is overwritten: move it away, then again")
         disk.rename(staged / name, month / name)
     disk.sync_dir(month)

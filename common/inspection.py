@@ -13,6 +13,7 @@ import orjson
 
 from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
+from .disk import open_file
 from .record import RecordError, accepts, decode, looks_whole, seq_of
 from .storage import SEALED
 from .synced import Facts
@@ -194,7 +195,7 @@ def _sums(blocks: list[dict[str, Any]]) -> dict[str, Any]:
 def _inspect_blocks(found: Inspected, blocks: list[dict[str, Any]], codec: str, symbol: str | None) -> str:
     """Every block against what the manifest says of it. Returns the SHA-256 of all of them."""
     digest, place = hashlib.sha256(), 0
-    with found.path.open("rb") as file:
+    with open_file(found.path) as file:
         for block in blocks:
             if block["offset"] != place:
                 found.find(block["offset"], f"the manifest leaves a gap between blocks, from {place} on", RESTORE)

@@ -243,7 +243,7 @@ class Journal:
 
     def _read_meta(self) -> dict[str, Any]:
         path = self._directory / META
-        if not self._disk.exists(path):
+        if not self._disk.is_file(path):
             return {}
         try:
             meta: dict[str, Any] = checked.loads(self._disk.read(path))
@@ -291,7 +291,7 @@ class Journal:
 
     def _drop_marks_alone(self, names: list[str]) -> None:
         """Remove marks whose segment is gone: one of the same name may come."""
-        for name in self._disk.names(self._directory):
+        for name in self._disk.files(self._directory):
             if name.endswith(MARKS) and name.removesuffix(MARKS) + SUFFIX not in names:
                 self._disk.remove(self._directory / name)
 
@@ -385,7 +385,7 @@ def _whole(lines: list[bytes], size: int) -> list[bytes]:
 
 def segment_names(disk: Disk, directory: Path) -> list[str]:
     """The segments of a journal, in order; what others left in its directory is none of it."""
-    return [name for name in disk.names(directory) if _SEGMENT.fullmatch(name)]
+    return [name for name in disk.files(directory) if _SEGMENT.fullmatch(name)]
 
 
 def first_number(name: str) -> int:

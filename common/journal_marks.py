@@ -27,7 +27,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from . import checked
-from .disk import Disk, replace
+from .disk import Disk, make_room, replace
 from .record import RecordError, seq_of
 
 SUFFIX = ".marks"
@@ -137,7 +137,7 @@ def complete_marks(disk: Disk, segment: Path, size: int) -> None:
     missing = [piece for begin, end in zip(begins, ends, strict=True) for piece in cut(disk, segment, begin, end)]
     lines = _lines(sorted([*pieces, *missing]))
     path = marks_path(segment)
-    if not disk.exists(path) or disk.read(path) != lines:
+    if not disk.is_file(path) or disk.read(path) != lines:
         replace(disk, path, lines, durable=True)
 
 
@@ -159,6 +159,8 @@ class SegmentFile:
     """The segment that is being written, and its marks."""
 
     def __init__(self, disk: Disk, segment: Segment) -> None:
+        for path in (segment.path, marks_path(segment.path)):
+            make_room(disk, path)
         self.segment = segment
         self._disk, self._file, self._marks = disk, disk.open(segment.path), disk.open(marks_path(segment.path))
         self._marked = segment.size  # bytes of the segment that have marks

@@ -211,7 +211,7 @@ class Listing:
         known = self._symbols.setdefault(name, _Symbol())
         self._symbols.move_to_end(name)
         directory = self._directory / name
-        if (names := self._disk.names(directory)) != known.names:
+        if (names := self._disk.dirs(directory)) != known.names:
             before = {month.path: month for month in known.months}
             paths = month_dirs(self._disk, directory)
             known.months = [before.get(path) or _Month(path, path / MANIFEST) for path in paths]
@@ -240,7 +240,7 @@ class Listing:
     def _set_apart(self, month: _Month) -> None:
         """Divide what a manifest names into what is there and what is not."""
         absent = [
-            file for file in month.named.values() if file.file not in month.there and not self._disk.exists(file.path)
+            file for file in month.named.values() if file.file not in month.there and not self._disk.is_file(file.path)
         ]
         if absent == month.absent and month.sealed_of is month.named:
             return
@@ -256,7 +256,7 @@ class Listing:
         except FileNotFoundError:  # the whole month was removed
             stamp = None
         if stamp is None or stamp != month.names_stamp:
-            names = self._disk.names(path)
+            names = self._disk.files(path)
             month.names = [name for name in names if name.endswith(OPEN)]
             month.there = {name for name in names if name.endswith(_SUFFIXES)}
             month.names_stamp = stamp

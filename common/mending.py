@@ -75,7 +75,7 @@ def gone(path: Path, synced: Facts) -> Damage:
 
 def when(disk: Disk, damage: Damage) -> int:
     """About when (ns) a damaged file was written; of one that is gone, its name tells when it was begun."""
-    if disk.exists(damage.path):
+    if disk.is_file(damage.path):
         return disk.mtime_ns(damage.path)
     milliseconds = damage.path.stem.rpartition("-")[2]
     return int(milliseconds) * 1_000_000 if milliseconds.isdecimal() else 0
@@ -144,7 +144,7 @@ def _recorded(disk: Disk, directory: Path) -> Collection[str]:
     for month in month_dirs(disk, directory)[-2:]:
         sealed = sorted(standing_lines(disk, month).values(), key=lambda line: int(line["seq"][0]))
         lines = chain.from_iterable(sealed_records(disk, month, line, 0) for line in sealed[-1:])
-        opens = sorted(name for name in disk.names(month) if name.endswith(OPEN))
+        opens = sorted(name for name in disk.files(month) if name.endswith(OPEN))
         for line in chain(lines, *(whole_lines(disk.read(month / name))[0] for name in opens)):
             if tells_subscriptions(line) and is_record(line):
                 with contextlib.suppress(RecordError):
@@ -175,7 +175,7 @@ def _end_of(disk: Disk, symbol_dir: Path, damaged: Mapping[Path, int] | None = N
     ends = []
     for month in month_dirs(disk, symbol_dir)[-2:]:
         ends += [(int(line["seq"][1]), int(line["ts_recv"][1])) for line in standing_lines(disk, month).values()]
-        for name in [name for name in disk.names(month) if name.endswith(OPEN)]:
+        for name in [name for name in disk.files(month) if name.endswith(OPEN)]:
             if damaged is not None and month / name in damaged:
                 ends.append((damaged[month / name], 0))
                 continue
@@ -186,7 +186,7 @@ def _end_of(disk: Disk, symbol_dir: Path, damaged: Mapping[Path, int] | None = N
 
 def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) -> Iterator[bytes]:
     """The records above a number that a sealed file holds, by its manifest line; none of damaged blocks."""
-    if line["seq"][1] <= after or not disk.exists(month / line["file"]):
+    if line["seq"][1] <= after or not disk.is_file(month / line["file"]):
         return
     data = disk.read(month / line["file"])
     for block in line["blocks"]:
@@ -200,7 +200,7 @@ def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) ->
 
 def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], None]) -> None:
     """Keep a file's good records up to `position`, and what else it held aside."""
-    if not disk.exists(damage.path):
+    if not disk.is_file(damage.path):
         report(f"{damage.path} was removed: going on after record {position}, as far as the journal reaches back")
         return
     if damage.torn:
@@ -229,7 +229,7 @@ def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, li
         sealed = standing_lines(disk, month)
         for line in sealed.values():
             yield from sealed_records(disk, month, line, after)
-        for path in (month / name for name in disk.names(month) if name.endswith(OPEN)):
+        for path in (month / name for name in disk.files(month) if name.endswith(OPEN)):
             if path.name.removesuffix(OPEN) not in sealed:
                 lines: Iterable[bytes] = damaged[path] if path in damaged else whole_lines(disk.read(path))[0]
                 yield from (line for line in lines if seq_of(line) > after)

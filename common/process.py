@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from .disk import kind, open_file
+
 log = logging.getLogger("process")
 
 EXIT_OK = 0
@@ -119,6 +121,7 @@ def run_service(name: str, make: Callable[[], Service]) -> int:
         return EXIT_CONFIG
     except LockedError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        time.sleep(CRASH_PAUSE_S)
         return EXIT_CRASH
     except Exception:
         log.exception("%s crashed", name)
@@ -197,10 +200,9 @@ def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[Lock]:
     Raises LockedError when another process keeps it, or when the supervisor is gone: an orphan begins nothing.
     """
     parent = Parent()
-    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
     with contextlib.ExitStack() as stack:
-        directory = os.open(path.parent, os.O_RDONLY)
+        directory = _opened_directory(path.parent, what)
         stack.callback(os.close, directory)
         while True:
             if parent.is_gone():
@@ -214,9 +216,24 @@ def lock(path: Path, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[Lock]:
                     message = f"{what} already runs (process {_holder(path)} holds {path}): stop it first"
                     raise LockedError(message) from None
                 time.sleep(0.05)
+            except OSError as error:
+                raise _cannot_lock(path, what, error) from None
         stack.callback(held.close)
         held.check()  # the directory may have been moved before it was locked
         yield held
+
+
+def _opened_directory(path: Path, what: str) -> int:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _cannot_lock(path, what, error) from None
+
+
+def _cannot_lock(path: Path, what: str, error: OSError) -> LockedError:
+    """Something else has the name of a lock or its directory, or its disk is not mounted."""
+    return LockedError(f"{what} is not begun: {path} is {kind(path)} and cannot be locked: {error.strerror}")
 
 
 def _held_file(path: Path, what: str) -> int:
@@ -237,8 +254,8 @@ def _held_file(path: Path, what: str) -> int:
 
 def _holder(path: Path) -> str:
     """The process that a lock file names."""
-    with contextlib.suppress(OSError):
-        return path.read_text().strip() or "unknown"
+    with contextlib.suppress(OSError), open_file(path) as file:
+        return file.read().decode(errors="replace").strip() or "unknown"
     return "unknown"
 
 
@@ -259,11 +276,11 @@ def end_at_once(name: str, error: LockedError) -> NoReturn:
 
 def holds(path: Path, pid: int) -> bool:
     """Whether a process holds a lock file now. It is tried out for a moment, which `lock` waits for. Raises OSError."""
-    with path.open() as file:
+    with open_file(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return file.read().strip() == str(pid)
+            return file.read().strip() == str(pid).encode()
     return False
 
 

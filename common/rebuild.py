@@ -18,7 +18,7 @@ from . import exchanges
 from .adapter import Adapter
 from .chains import Chain, chains, run
 from .codec import CodecError, MissingPackageError
-from .disk import Disk, remove_if_there
+from .disk import Disk, open_file, remove_if_there
 from .listing import ArchiveFile
 from .reader import Reader
 from .sealing import manifest_line, place_tables
@@ -94,7 +94,7 @@ def rebuild_chain(chain: Chain, *, force: bool) -> Iterator[Outcome]:
 
 def _rebuild(derivation: Derivation, path: Path, name: str, span: Covers, *, force: bool) -> Outcome:
     try:
-        with path.open("rb") as sealed:
+        with open_file(path) as sealed:
             fcntl.flock(sealed, fcntl.LOCK_EX)
             return Outcome(path, _rebuild_locked(derivation, path.parent, name, span, force=force))
     except MissingPackageError:
@@ -124,7 +124,7 @@ def _rebuild_locked(derivation: Derivation, month: Path, name: str, span: Covers
 
 def _free_path(month: Path, name: str, channel: str) -> Path:
     number = 1
-    while (path := month / table_name(name, channel, number)).exists():
+    while (path := month / table_name(name, channel, number)).exists() or path.is_symlink():
         number += 1
     return path
 
@@ -132,7 +132,7 @@ def _free_path(month: Path, name: str, channel: str) -> Path:
 def _tables_by_stem(month: Path) -> dict[str, list[str]]:
     """The table files that lie in a month's directory, by the stem of the file that they belong to."""
     found: dict[str, list[str]] = {}
-    for name in Disk().names(month):
+    for name in Disk().files(month):
         if (stem := stem_of(name)) is not None:
             found.setdefault(stem, []).append(name)
     return found

@@ -23,7 +23,7 @@ from . import exchanges
 from .adapter import Adapter, version
 from .codec import MissingPackageError
 from .config import ArchiveConfig
-from .disk import Disk
+from .disk import Disk, open_file
 from .process import setup_logging
 from .sealing import DamagedError, RottenError, Tables, seal
 from .tabling import tabulate
@@ -140,9 +140,9 @@ def _sealed(path: Path, exchange: str, archive: ArchiveConfig) -> str:
     adapter = cast(Adapter, exchanges.get(exchange))
     make_tables = partial(tables_of, adapter=adapter)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists():
+            if path.is_file():
                 seal(Disk(), path, archive.codec, archive.level, archive.block_bytes, version(adapter), make_tables)
     except FileNotFoundError:
         return SEALED  # the other one was faster

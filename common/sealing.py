@@ -14,7 +14,7 @@ from zlib import crc32
 
 from .blocks import describe
 from .codec import compressor
-from .disk import Disk, remove_if_there
+from .disk import Disk, make_room, remove_if_there
 from .record import FORMAT, RecordError, is_record, seq_of, whole_lines
 from .storage import (
     NO_SYMBOL,
@@ -66,11 +66,13 @@ def seal(
         return None
     target = month / (name + SEALED[codec])
     temporary = target.with_name(target.name + ".tmp")
+    make_room(disk, temporary)
     remove_if_there(disk, temporary)
     facts = read_synced(disk, month.parents[1]).files.get(str(path.relative_to(month.parents[1])), Facts())
     line = _compress(disk, path, temporary, codec, level, block_bytes, facts)
     symbol = None if month.parent.name == NO_SYMBOL else decode_symbol(month.parent.name)
     tables = tabulate(path) if tabulate is not None and symbol is not None else None
+    make_room(disk, target)
     disk.rename(temporary, target)
     place_tables(disk, tables)
     disk.sync_dir(month)
@@ -84,6 +86,7 @@ def seal(
 def place_tables(disk: Disk, tables: Tables | None) -> None:
     """Give table files their names. Until a manifest line names them, nobody reads them."""
     for temporary, path in tables.files.items() if tables is not None else ():
+        make_room(disk, path)
         disk.rename(temporary, path)
 
 
@@ -144,7 +147,7 @@ def _neighbours(disk: Disk, path: Path, first: int) -> dict[str, int]:
         for line in sealed_lines(disk, month).values()
     ]
     for month in months[max(0, index - 1) : index + 2]:
-        others = [month / name for name in disk.names(month) if name.endswith(OPEN) and month / name != path]
+        others = [month / name for name in disk.files(month) if name.endswith(OPEN) and month / name != path]
         ends += [found for other in others if (found := _ends(disk, other)) is not None]
     after = max((last for begin, last in ends if begin < first), default=0)
     following = [begin for begin, _ in ends if begin > first]

@@ -8,6 +8,7 @@ STORAGE/binance/BTCUSDT/2024-08/BTCUSDT-2024-08-08-23-1723161253937.bz2    seale
 """
 
 import contextlib
+import logging
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,8 +20,10 @@ from urllib.parse import quote, unquote
 import orjson
 
 from . import checked
-from .disk import Disk, free_name, make_durable_dir, replace
+from .disk import Disk, free_name, kind, make_durable_dir, make_room, replace, shown
 from .record import accepts
+
+log = logging.getLogger("disk")
 
 NO_SYMBOL = "_"
 ARCHIVED = "archived.json"
@@ -112,13 +115,30 @@ def write_archived(disk: Disk, directory: Path, archived: Archived, *, durable: 
 
 def symbol_dirs(disk: Disk, directory: Path) -> list[Path]:
     """The directories of an exchange's symbols, `_` among them."""
-    return [
-        path for name in disk.names(directory) if not name.startswith(".") and disk.is_dir(path := directory / name)
-    ]
+    return [directory / name for name in disk.dirs(directory) if is_symbol_dir(name)]
+
+
+def is_symbol_dir(name: str) -> bool:
+    """Whether a directory's name may be that of a symbol."""
+    return name.isascii() and not name.startswith(".") and not name.endswith((".json", ".jsonl"))
 
 
 def month_dirs(disk: Disk, symbol_dir: Path) -> list[Path]:
-    return [symbol_dir / name for name in disk.names(symbol_dir) if _MONTH.fullmatch(name)]
+    return [symbol_dir / name for name in disk.dirs(symbol_dir) if _MONTH.fullmatch(name)]
+
+
+def month_dir(disk: Disk, symbol_dir: Path, month: str) -> Path:
+    """Where a symbol's files of a month are written.
+
+    Where a link stands in its place that leads nowhere (its disk is not mounted), the nearest month before it: readers
+    go by numbers, not by the months' names.
+    """
+    make_room(disk, symbol_dir, directory=True)
+    while disk.is_taken(found := symbol_dir / month) and not disk.is_dir(found):
+        log.warning("%s is %s: its records are written into the month before", shown(found), kind(found))
+        before = int(month[:4]) * 12 + int(month[5:]) - 2
+        month = f"{before // 12:04d}-{before % 12 + 1:02d}"
+    return found
 
 
 def open_files(disk: Disk, directory: Path) -> list[Path]:
@@ -127,7 +147,7 @@ def open_files(disk: Disk, directory: Path) -> list[Path]:
         month / name
         for symbol in symbol_dirs(disk, directory)
         for month in month_dirs(disk, symbol)
-        for name in disk.names(month)
+        for name in disk.files(month)
         if name.endswith(OPEN)
     ]
 
@@ -150,7 +170,7 @@ def read_manifest(disk: Disk, month: Path) -> list[dict[str, Any]]:
 
 def standing_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
     """The same, of the files that are there: a copy may have the line and not the file."""
-    return {name: line for name, line in sealed_lines(disk, month).items() if disk.exists(month / line["file"])}
+    return {name: line for name, line in sealed_lines(disk, month).items() if disk.is_file(month / line["file"])}
 
 
 def sealed_lines(disk: Disk, month: Path) -> dict[str, dict[str, Any]]:
@@ -162,7 +182,7 @@ def staged(disk: Disk, month: Path) -> set[str]:
     """The stems of files that an import which was stopped has still to commit to a month."""
     exchange = month.parents[1]
     staging = exchange.parent / IMPORT / exchange.name
-    if not disk.exists(staging / MARKER):
+    if not disk.is_file(staging / MARKER):
         return set()
     return set(sealed_lines(disk, staging / month.parent.name / month.name))
 
@@ -188,6 +208,7 @@ def append_manifest(disk: Disk, month: Path, *lines: dict[str, Any]) -> None:
 
 def _append_lines(disk: Disk, month: Path, encoded: bytes) -> None:
     path = month / MANIFEST
+    make_room(disk, path)
     if disk.exists(path):
         data = disk.read(path)
         end = data.rfind(b"\n") + 1
@@ -222,8 +243,9 @@ def append_holes(
     month, _ = file_stem(NO_SYMBOL, ts_recv)
     of_symbol = {"symbol": symbol} if symbol is not None else {}
     lines = [{"hole": [first, last], "reason": reason, "ts_recv": ts_recv, **of_symbol} for first, last in ranges]
-    make_durable_dir(disk, directory / NO_SYMBOL / month)
-    append_manifest(disk, directory / NO_SYMBOL / month, *lines)
+    place = month_dir(disk, directory / NO_SYMBOL, month)
+    make_durable_dir(disk, place)
+    append_manifest(disk, place, *lines)
 
 
 def holes(disk: Disk, directory: Path) -> list[tuple[int, int]]:

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 from . import checked
 from .codec import CodecError, lines
-from .disk import Disk
+from .disk import Disk, kind, shown
 from .inspection import Finding
 from .listing import Listing
 from .missing import UNKNOWN_END, Missing
 from .record import RecordError, seq_of
-from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, month_dirs, staged, symbol_dirs
+from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, decode_symbol, is_symbol_dir, month_dirs, staged, symbol_dirs
 from .tabling import stem_of
 
 RESTORE_MANIFEST = "restore the manifest from a copy"
+CLEAR = "mount or restore what belongs there, or move it away"
 
 
 class Candidate(NamedTuple):
@@ -50,6 +51,15 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
+def _find_odd(disk: Disk, directory: Path, found: Survey) -> None:
+    """What readers pass over in the directory of an exchange or symbol, because it is no directory that they know."""
+    for path in (directory / name for name in disk.names(directory) if not name.startswith(".")):
+        if disk.is_taken(path) and not disk.exists(path):
+            found.findings.append(Finding(shown(path), None, f"it is {kind(path)}", CLEAR))
+        elif disk.is_dir(path) and not is_symbol_dir(path.name):
+            found.findings.append(Finding(shown(path), None, "no symbol has a directory of that name", CLEAR))
+
+
 def symbol_of(month: Path) -> str | None:
     """The symbol whose records lie in a month's directory."""
     name = month.parent.name
@@ -59,7 +69,9 @@ def symbol_of(month: Path) -> str | None:
 def survey(disk: Disk, directory: Path) -> Survey:
     """The files of an exchange, by their first numbers."""
     found = Survey()
+    _find_odd(disk, directory, found)
     for symbol_dir in symbol_dirs(disk, directory):
+        _find_odd(disk, symbol_dir, found)
         for month in month_dirs(disk, symbol_dir):
             _survey_month(disk, month, found)
     found.candidates.sort()
@@ -124,27 +136,32 @@ def _survey_month(disk: Disk, month: Path, found: Survey) -> None:
     counted = {candidate.path.name for candidate in sealed.values()} | {name + OPEN for name in sealed}
     counted = counted.union(*(candidate.tables for candidate in sealed.values()))
     importing = staged(disk, month)
-    for name in sorted(names - counted - {MANIFEST}):
+    for name in sorted(names - counted):
         path, stem = month / name, name.rpartition(".")[0]
-        if name.endswith(OPEN):
+        if disk.is_taken(path) and (not disk.exists(path) or disk.is_dir(path)):
+            found.findings.append(Finding(shown(path), None, f"it is {kind(path)}", CLEAR))
+        elif name == MANIFEST:
+            continue
+        elif name.endswith(OPEN):
             found.candidates.append(_open_candidate(disk, path))
         elif (stem_of(name) or stem) in importing:
-            found.notes.append(f"{path}: not committed: its import goes on, or was stopped: the next one finishes it")
+            why = "its import goes on, or was stopped: the next one finishes it"
+            found.notes.append(f"{shown(path)}: not committed: {why}")
         elif name.endswith(tuple(SEALED.values())):
             if stem in sealed or stem + OPEN in names:
-                found.notes.append(f"{path}: not committed (sealing was stopped): another file stands for it")
+                found.notes.append(f"{shown(path)}: not committed (sealing was stopped): another file stands for it")
             else:
                 found.candidates.append(Candidate(_first(path), 0, path, None))
         elif ".damaged" in name:
-            found.notes.append(f"{path}: set aside by a repair")
+            found.notes.append(f"{shown(path)}: set aside by a repair")
         elif name.endswith(".tmp"):
-            found.notes.append(f"{path}: unfinished; sealing goes on, or was stopped and begins again")
+            found.notes.append(f"{shown(path)}: unfinished; sealing goes on, or was stopped and begins again")
         elif (stem := stem_of(name) or "") + OPEN in names:
-            found.notes.append(f"{path}: not committed: sealing goes on, or was stopped and begins again")
+            found.notes.append(f"{shown(path)}: not committed: sealing goes on, or was stopped and begins again")
         elif stem in sealed:
-            found.notes.append(f"{path}: no line of the manifest names it: trade-archivist rebuild removes it")
+            found.notes.append(f"{shown(path)}: no line of the manifest names it: trade-archivist rebuild removes it")
         else:
-            found.notes.append(f"{path}: no file of the archive")
+            found.notes.append(f"{shown(path)}: no file of the archive")
 
 
 def _open_candidate(disk: Disk, path: Path) -> Candidate:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import storage
 from .adapter import FAULTS, Adapter, version
-from .disk import Disk, remove_if_there
+from .disk import Disk, make_room, open_file, remove_if_there
 from .emission import Published
 from .events import GAP, Event
 from .listing import ArchiveFile
@@ -279,6 +279,7 @@ class _TableWriter:
         import pyarrow.parquet as parquet
 
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+        make_room(Disk(), self.temporary)
         self._channel = channel
         self._group: list[Any] = []  # what goes into the next row group
         self._group_rows = 0
@@ -320,7 +321,7 @@ class _TableWriter:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -178,7 +178,7 @@ def _add_beside(disk: Disk, directory: Path, report: Report) -> None:
     for offset in damaged_lines(disk, directory):
         report.findings.append(Finding(str(directory / LEDGER), offset, "a damaged line", RESTORE_LEDGER))
     marker = directory.parent / IMPORT / directory.name / MARKER
-    if disk.exists(marker) and not checked.is_intact(disk.read(marker)):
+    if disk.is_file(marker) and not checked.is_intact(disk.read(marker)):
         report.findings.append(Finding(str(marker), None, "its checksum is wrong", RESTORE_LEDGER))
 
 

@@ -213,6 +213,18 @@ class SimDisk(Disk):
         found = self.system.dirs.get(str(directory))
         return sorted(found.entries) if found is not None else []
 
+    def files(self, directory: Path) -> list[str]:
+        return [name for name in self.names(directory) if not self.is_dir(directory / name)]
+
+    def dirs(self, directory: Path) -> list[str]:
+        return [name for name in self.names(directory) if self.is_dir(directory / name)]
+
+    def is_file(self, path: Path) -> bool:
+        return self.exists(path) and not self.is_dir(path)
+
+    def is_taken(self, path: Path) -> bool:
+        return self.exists(path)
+
     def is_dir(self, path: Path) -> bool:
         return str(path) in self.system.dirs
 
