@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .private import private_dir
 from .schedule import CHECKPOINT_BYTES
 from .storage import JOURNALS
 
@@ -27,7 +27,8 @@ class FeedConfig:
     events: str = "tcp://127.0.0.1:9001"
     """Endpoint of the events, tcp:// or ipc://. Where none is set, each further exchange takes the next port."""
     records: str = ""
-    """Endpoint of the records, for the archiver; empty: a socket file in the journal's directory."""
+    """Endpoint of the records, for the archiver; empty: a socket file in the journal's directory, or, where that
+    path is too long, in a private one below the temporary directory."""
     ws_url: str = ""
     """Scheme, host and port instead of those of the exchange's WebSocket; empty: the exchange itself."""
     rest_url: str = ""
@@ -173,7 +174,7 @@ class Config:
 
 
 def socket_path(directory: Path, name: str, spare_bytes: int = 0) -> Path:
-    """Where a socket file of this directory lies: in it, or, where that path is too long, in the temporary one.
+    """Where a socket file of this directory lies: in it, or, where that path is too long, in the private one.
 
     `spare_bytes` are what the program that binds it appends for a while.
     """
@@ -181,4 +182,4 @@ def socket_path(directory: Path, name: str, spare_bytes: int = 0) -> Path:
     if len(os.fsencode(directory / name)) + spare_bytes <= SOCKET_PATH_BYTES:
         return directory / name
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"trade-archivist-{digest}{Path(name).suffix}"
+    return private_dir() / f"{digest}{Path(name).suffix}"

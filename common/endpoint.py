@@ -7,6 +7,7 @@ from pathlib import Path
 
 import zmq
 
+from .private import secure
 from .process import LOCK_WAIT_S, ConfigError, LockedError
 
 _AGAIN_S = 0.1
@@ -16,8 +17,11 @@ _LOOK_S = 1.0
 def bind(socket: "zmq.Socket[bytes]", endpoint: str, goes_on: Callable[[], bool], setting: str) -> None:
     """Bind a socket. An address in use is waited for a little: an orphan of a killed supervisor ends.
 
-    `setting` is what the user gives another address with. Raises LockedError where it stays in use, else ConfigError.
+    `setting` is what the user gives another address with. Raises LockedError where it stays in use, else ConfigError;
+    PermissionError where its directory may be another user's.
     """
+    if is_file(endpoint):
+        secure(socket_file(endpoint))
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -33,8 +37,22 @@ def bind(socket: "zmq.Socket[bytes]", endpoint: str, goes_on: Callable[[], bool]
 
 def is_removed(endpoint: str) -> bool:
     """Whether a bound socket's file is gone: cleaners of temporary directories take what was not read for days."""
-    path = endpoint.removeprefix("ipc://")
-    return endpoint.startswith("ipc:///") and not Path(path).is_socket()
+    if not is_file(endpoint):
+        return False
+    try:
+        secure(socket_file(endpoint))
+        return not socket_file(endpoint).is_socket()
+    except OSError:
+        return True
+
+
+def is_file(endpoint: str) -> bool:
+    """Whether a socket is a file."""
+    return endpoint.startswith("ipc:///")
+
+
+def socket_file(endpoint: str) -> Path:
+    return Path(endpoint.removeprefix("ipc://"))
 
 
 class SocketFiles:
@@ -59,12 +77,13 @@ class SocketFiles:
 
     def _bind_again(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
         try:
-            Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)
+            secure(socket_file(endpoint))
+            socket_file(endpoint).parent.mkdir(parents=True, exist_ok=True)
             socket.bind(endpoint)  # not unbound before: that would end the connections that there are
         except (OSError, zmq.ZMQError) as error:
             if self._told != str(error):
-                self._log.error("%s was removed and cannot be bound anew (%s): trying again", endpoint, error)
+                self._log.error("%s is not there and cannot be bound (%s): trying again", endpoint, error)
             self._told = str(error)
         else:
-            self._log.warning("%s was removed: bound anew", endpoint)
+            self._log.warning("%s was not there: bound anew", endpoint)
             self._told = ""

@@ -1,16 +1,15 @@
 """What the archiver takes, and from where: rule 6 and 9 of the protocol. No socket, clock or thread.
 
-A record whose number is the position + 1 is taken as it comes. Anything else means: read the journal from the
-position on. A jump is taken from the journal only, at a `start`, where the journal's front was dropped, or over records
-that its checksums prove damaged.
+A batch that begins with the position + 1 is taken where the journal holds the very same bytes next. Anything else
+means: read the journal from the position on. A jump is taken from the journal only, at a `start`, where the journal's
+front was dropped, or over records that its checksums prove damaged.
 """
 
 from collections.abc import Callable
-from zlib import crc32
 
-from .archive import ArchiveWriter, ReusedNumberError
+from .archive import ArchiveWriter
 from .journal_reader import JournalReader
-from .record import decode, seq_of, whole_lines
+from .record import RecordError, decode, seq_of, whole_lines
 
 BUFFER_BYTES = 16 * 1024**2
 """What is taken in memory before it is written, however fast it comes."""
@@ -23,25 +22,32 @@ NAMED = "a checksum is wrong there: the records are named as lost, nothing needs
 class Intake:
     def __init__(self, writer: ArchiveWriter, journal: JournalReader, report: Callable[[str], None]) -> None:
         self._writer, self._journal, self._report = writer, journal, report
-        self._last: tuple[int, int] = (0, 0)  # number and CRC32 of the last line taken
+        self._told_foreign = False  # since a batch was taken last
         self._told = ""  # the damage in the journal that was told last
 
     def batch(self, data: bytes) -> None:
-        """A batch of dense lines from the records socket. Raises ReusedNumberError, OSError."""
-        lines, _ = whole_lines(data)
-        if not lines:
-            return
-        self._check_reuse(lines)
-        if seq_of(lines[0]) > self._writer.position + 1:
-            self.catch_up()
-        fresh = lines[max(0, self._writer.position + 1 - seq_of(lines[0])) :]
-        if fresh and seq_of(fresh[0]) == self._writer.position + 1:
-            self._take(fresh)
+        """A batch of the records socket. What is not in the journal is not archived, whoever sends it.
 
-    def heartbeat(self, at: int) -> None:
-        """The feed says that everything up to `at` was published: the last message before a silence may be lost."""
-        if at > self._writer.position:
-            self.catch_up()
+        Raises ReusedNumberError, OSError.
+        """
+        position = self._writer.position
+        if data.startswith(b'{"seq":%d,' % (position + 1)) and self._journal.goes_on(position, data):
+            self._take(whole_lines(data)[0])
+            self._told_foreign = False
+            return
+        self.catch_up()
+        if self._is_foreign(data) and not self._told_foreign:
+            self._told_foreign = True
+            self._report(
+                "the records socket brings what is not in the journal: it is not archived; whose socket is it?"
+            )
+
+    def _is_foreign(self, data: bytes) -> bool:
+        """Whether a batch goes beyond the journal, which the feed appends to before it sends anything."""
+        try:
+            return not self._journal.damage and seq_of(data) > self._writer.position
+        except RecordError:
+            return True
 
     def catch_up(self, limit_bytes: int | None = None) -> bool:
         """Read the journal to its end, or up to a limit. Returns whether the end was reached. Raises OSError."""
@@ -95,11 +101,3 @@ class Intake:
             self._writer.take(lines)
             if self._writer.buffered > BUFFER_BYTES:
                 self._writer.flush()
-            self._last = (seq_of(lines[-1]), crc32(lines[-1]))
-
-    def _check_reuse(self, lines: list[bytes]) -> None:
-        """The last record taken, should it come again, must be the same: else somebody else numbers records."""
-        seq, crc = self._last
-        index = seq - seq_of(lines[0])
-        if 0 <= index < len(lines) and crc32(lines[index]) != crc:
-            raise ReusedNumberError(f"the feed sent another record {seq} than the one taken before")

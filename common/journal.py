@@ -164,6 +164,10 @@ class Journal:
             remove_if_there(self._disk, marks_path(path))
             self._removed = True
 
+    def share_beyond(self, seq: int) -> float:
+        """About how much of the bound is filled by records above a number."""
+        return sum(segment.beyond(seq) for segment in self._segments) / self._max_bytes
+
     def overflow(self) -> int | None:
         """The last number of the segments that must go to keep the journal within its bound; None if none must."""
         excess = sum(segment.size for segment in self._segments) - self._max_bytes

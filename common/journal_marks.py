@@ -154,6 +154,11 @@ class Segment:
     last: int
     size: int
 
+    def beyond(self, seq: int) -> float:
+        """About how many bytes its records above a number take."""
+        behind = self.last - max(seq, self.first - 1)
+        return self.size * behind / (self.last - self.first + 1) if behind > 0 else 0.0
+
 
 class SegmentFile:
     """The segment that is being written, and its marks."""

@@ -51,6 +51,23 @@ class JournalReader:
             except FileNotFoundError:
                 self._place = (-1, "", 0)  # trimmed under our hands: look again
 
+    def goes_on(self, position: int, lines: bytes) -> bool:
+        """Whether the journal holds exactly these lines next; then it is read on behind them.
+
+        Only where the reader has come to `position`, and within a segment: else False, and `after` tells.
+        """
+        known, name, offset = self._place
+        if known != position or not name or not lines.endswith(b"\n"):
+            return False
+        try:
+            if self._disk.read(self._directory / name, offset, len(lines)) != lines:
+                return False
+        except FileNotFoundError:
+            return False
+        last = seq_of(lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        self._place = (last, name, offset + len(lines))
+        return True
+
     def _after(self, position: int, limit_bytes: int) -> list[bytes]:
         self.damage, self.lost = "", None
         names = self._names()

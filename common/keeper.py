@@ -16,12 +16,18 @@ from .storage import ARCHIVED, read_archived
 log = logging.getLogger("feed")
 
 
+SHARES = (0.25, 0.5)
+"""Of the journal's bound: so much of it unarchived is told."""
+
+
 class JournalKeeper:
     """Rules 5 and 8 of the protocol, the feed's half. `sync` works in a thread of its own."""
 
     def __init__(self, disk: Disk, journal: Journal, recorder: Recorder, exchange_dir: Path) -> None:
         self._disk, self._journal, self._recorder, self._directory = disk, journal, recorder, exchange_dir
         self._seen: tuple[int, int] | None = None  # time and size of the archived.json that was read last
+        self._complete = 0  # how far the archive is, as archived.json said last
+        self._told_share = 0.0  # of the journal's bound, that is filled with what is not archived
         self._syncing: threading.Thread | None = None
 
     def sync(self) -> None:
@@ -57,8 +63,24 @@ class JournalKeeper:
         if seen == self._seen:
             return
         self._seen = seen
-        if self._journal.can_trim(read_archived(self._disk, self._directory).fsynced):
+        archived = read_archived(self._disk, self._directory)
+        self._complete = archived.complete
+        if self._journal.can_trim(archived.fsynced):
             self._journal.trim(self._fsynced())
+
+    def tell_unarchived(self) -> None:
+        """Warn when a quarter, and when half of the journal's bound is filled with what nobody has archived."""
+        share = self._journal.share_beyond(self._complete)
+        if share < self._told_share / 2:
+            self._told_share = 0.0
+        reached = max((each for each in SHARES if each <= share), default=0.0)
+        if reached > self._told_share:
+            self._told_share = reached
+            log.warning(
+                "%s journal: %d %% of its bound hold what is not archived: is the archiver running, with this journal "
+                "and %s? At the bound the oldest records are lost",
+                self._directory.name, 100 * share, self._directory,
+            )  # fmt: skip
 
     def keep_within_bound(self, stamp: Callable[[], int]) -> None:
         """The journal is full of what nobody archived: name what goes, durably, and drop it (rule 5)."""

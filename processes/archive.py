@@ -4,7 +4,7 @@
 
     files   writes    <storage>/.run/supervisord.conf    what runs, in which order, with which options
     files   writes    <storage>/.run/supervisord.log     what was started, stopped and restarted
-    unix    binds     <storage>/.run/supervisor.sock     for supervisorctl; in the temporary directory if too long
+    unix    binds     <storage>/.run/supervisor.sock     for supervisorctl; in a private directory if too long
 
 This process *becomes* supervisord: SIGINT (Ctrl-C) and SIGTERM stop everything, last started first, and exit 0.
 """
@@ -15,6 +15,7 @@ import os
 import shlex
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import NamedTuple, NoReturn
 
 from common import settings
 from common.config import Config, socket_path
+from common.private import secure
 from common.process import EXIT_CONFIG, LOCK_WAIT_S, SUPERVISOR_VARIABLE, ConfigError
 
 _WHAT = "Record exchanges: their feeds, the archiver and history, in the foreground until Ctrl-C."
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = settings.from_arguments(args, args.exchanges)
         run = config.archive.storage.absolute() / ".run"
-        control = socket_path(run, "supervisor.sock", len(".4194304"))  # it is bound as NAME.PID first
+        control = control_socket(run)
         check_not_running(control, run)
         check_ports(config)
         conf = write_conf(run, control, programs(config, args))
@@ -127,6 +129,17 @@ def programs(config: Config, args: argparse.Namespace) -> list[Program]:
         events = [f"--publish={feed.events.removeprefix('tcp://')}"] if feed.events.startswith("tcp://") else []
         found.append(Program(f"feed-{name}", "processes.feed", [name, *common, *events]))
     return found
+
+
+def control_socket(run: Path) -> Path:
+    """Where supervisord binds its control socket: in a directory that nobody else can write."""
+    path = socket_path(run, "supervisor.sock", len(".4194304"))  # it is bound as NAME.PID first
+    try:
+        secure(path)
+    except PermissionError as error:
+        path = Path(tempfile.mkdtemp(prefix="trade-archivist-")) / path.name
+        print(f"archive: {error}; this time supervisorctl reaches it by {path}", file=sys.stderr)
+    return path
 
 
 def check_not_running(control: Path, run: Path) -> None:

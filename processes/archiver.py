@@ -3,7 +3,7 @@
 python -m processes.archiver [binance …] [--conf FILE]
 
 SUB     connects  feed.records          record batches and heartbeats
-files   reads     feed.journal          what the SUB missed
+files   reads     feed.journal          what the SUB missed; what it brings is taken only where the journal holds it
 files   writes    archive.storage       one file per symbol and hour, archived.json
 child   starts    archive.seal_workers  compress full files, make their tables, commit both to the manifest
 """
@@ -20,14 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import orjson
 import zmq
 
 from common.archive import ArchiveWriter, ReusedNumberError
 from common.config import Config
 from common.curve import own_client
 from common.disk import Disk
-from common.events import HEARTBEAT, topic
+from common.events import topic
 from common.intake import Intake
 from common.journal_reader import JournalReader
 from common.process import (
@@ -42,6 +41,7 @@ from common.process import (
     setup_logging,
 )
 from common.record import RecordError
+from common.records_link import RecordsLink
 from common.seal_workers import SealWorkers
 from common.settings import add_arguments, from_arguments
 from common.storage import ARCHIVER_LOCK
@@ -51,6 +51,8 @@ log = logging.getLogger("archiver")
 POLL_MS = 50
 BATCHES_A_TURN = 200
 RETRY_S = 1.0
+LOOK_S = 1.0
+"""How often the journal is asked for what the records socket has not brought."""
 SPARE_FILES = 64
 
 
@@ -70,8 +72,9 @@ class ExchangeArchiver:
             report=self._report,
         )  # fmt: skip
         self._intake = Intake(self._writer, self._journal, self._report)
-        self._records, self._heartbeat = topic(exchange, "records", None), topic(exchange, HEARTBEAT, None)
-        self._due_flush = self._due_sync = 0.0
+        self._topic = topic(exchange, "records", None)
+        self._link = RecordsLink(exchange, config.records_endpoint(exchange))
+        self._due_flush = self._due_sync = self._due_look = 0.0
         self._stalled_until = 0.0
 
     def open(self) -> None:
@@ -80,26 +83,35 @@ class ExchangeArchiver:
         self._guard(self._intake.catch_up)
 
     def take(self, message: bytes) -> None:
-        """One message of the records socket."""
-        if message.startswith(self._records):
-            self._guard(lambda: self._intake.batch(message[len(self._records) :]))
-        elif message.startswith(self._heartbeat):
-            at = orjson.loads(message[len(self._heartbeat) :])["at"]
-            self._guard(lambda: self._intake.heartbeat(at))
+        """One message of the records socket; a heartbeat says that it lives."""
+        self._link.heard()
+        if message.startswith(self._topic):
+            self._guard(lambda: self._intake.batch(message[len(self._topic) :]))
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, subscriber: zmq.Socket[bytes]) -> None:
         """Flush and sync when it is time; after trouble with the disk, try again."""
+        self._link.connect(subscriber, now)
         if self.failed or now < self._stalled_until:
             return
         if self._stalled_until:
             self._stalled_until = 0.0
             self._guard(self._intake.catch_up)
+        if now >= self._due_look:
+            self._due_look = now + LOOK_S
+            self._guard(lambda: self._look(now))
         if now >= self._due_sync:
             self._due_sync = now + self._archive.sync_interval_s
             self._guard(lambda: self._writer.sync(self._journal.sync))
         elif now >= self._due_flush:
             self._due_flush = now + self._archive.flush_interval_s
             self._guard(self._writer.flush)
+
+    def _look(self, now: float) -> None:
+        """Read what the journal holds beyond what came: the last message before a silence may be lost, or all."""
+        before = self._writer.position
+        self._intake.catch_up()
+        if self._writer.position > before:
+            self._link.missed(now)
 
     def tell(self, sealing: int) -> None:
         """What the archiver says about itself, in `archived.json`."""
@@ -169,9 +181,7 @@ class Archiver:
                 stack.callback(subscriber.close, linger=0)
                 subscriber.set(zmq.RCVHWM, BATCHES_A_TURN)
                 subscriber.subscribe(f"{exchange}/")
-                endpoint = self._config.records_endpoint(exchange)
-                own_client(subscriber, endpoint, self._config.curve)
-                subscriber.connect(endpoint)
+                own_client(subscriber, self._config.records_endpoint(exchange), self._config.curve)
                 poller.register(subscriber, zmq.POLLIN)
                 sockets[subscriber] = ExchangeArchiver(self._config, exchange, locks[exchange])
             for archiver in sockets.values():
@@ -196,9 +206,9 @@ class Archiver:
                 else:
                     self._receive(cast("zmq.Socket[bytes]", subscriber), archiver)
             now = time.monotonic()
-            for archiver in sockets.values():
+            for socket, archiver in sockets.items():
                 archiver.tell(len(self._sealing))
-                archiver.tick(now)
+                archiver.tick(now, socket)
                 for path in archiver.sealable():
                     self._sealing.add(path)
             self._sealing.turn(now)

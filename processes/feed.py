@@ -131,7 +131,10 @@ class Feed:
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, LINGER_MS)
         self._gate.secure(publisher, endpoint)
-        bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
+        try:
+            bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
+        except PermissionError as error:  # a stranger's directory: capture does not wait
+            log.error("%s %s; until then the archiver reads the journal", self._exchange, error)
         self._files.add(publisher, endpoint)
         return publisher
 
@@ -280,6 +283,7 @@ class Feed:
         self._tell_unknown()
         self._keeper.check(self._lock)
         self._keeper.trim()
+        self._keeper.tell_unarchived()
         self._keeper.keep_within_bound(self._stamp)
         for symbol, state in self._normaliser.symbols.items():
             for channel, topic_ in state.channels.items():

@@ -214,7 +214,7 @@ class SimArchiver:
                 if kind == "records":
                     self.guard(lambda content=content: self.intake.batch(content))
                 else:
-                    self.guard(lambda content=content: self.intake.heartbeat(content))
+                    self.guard(self.intake.catch_up)
 
     def tick(self) -> None:
         if self.stalled:
