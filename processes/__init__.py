@@ -1,7 +1,10 @@
 """The daemons: one module, one process."""
 
-import contextlib
 import signal
+import sys
 
-with contextlib.suppress(ValueError):  # not in the main thread: it is no process that begins
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `run_service` takes it: a terminal that goes ends no recording
+SIGHUP_WAS_IGNORED = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+"""As after `nohup`."""
+
+if sys.argv[0] == "-m":  # one of them begins: a terminal that goes ends no recording before `run_service` takes over
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

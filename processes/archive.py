@@ -6,13 +6,15 @@
     files   writes    <storage>/.run/supervisord.log     what was started, stopped and restarted
     unix    binds     <storage>/.run/supervisor.sock     for supervisorctl; in a private directory if too long
 
-This process *becomes* supervisord: SIGINT (Ctrl-C) and SIGTERM stop everything, last started first, and exit 0.
+This process *becomes* supervisord: SIGINT (Ctrl-C), SIGTERM and the end of its terminal (SIGHUP, unless begun with
+nohup) stop everything, last started first, and exit 0.
 """
 
 import argparse
 import errno
 import os
 import shlex
+import signal
 import socket
 import sys
 import tempfile
@@ -25,6 +27,8 @@ from common import settings
 from common.config import Config, socket_path
 from common.private import secure
 from common.process import EXIT_CONFIG, LOCK_WAIT_S, SUPERVISOR_VARIABLE, ConfigError
+
+from . import SIGHUP_WAS_IGNORED
 
 _WHAT = "Record exchanges: their feeds, the archiver and history, in the foreground until Ctrl-C."
 
@@ -94,10 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"archive: {error}", file=sys.stderr)
         return EXIT_CONFIG
     print(where_to_look(config, conf), flush=True)
-    return _become([sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
+    return _become([sys.executable, "-m", "processes.supervise", "-n", "-c", str(conf)])
 
 
 def _become(command: list[str]) -> NoReturn:
+    if not SIGHUP_WAS_IGNORED:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # an ignored signal stays ignored
     os.execv(command[0], command)
 
 

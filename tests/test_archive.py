@@ -147,6 +147,19 @@ class Pipeline:
                 os.kill(pid, signal.SIGKILL)
 
 
+BEGIN_ON_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.setsid()
+fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
+for descriptor in (0, 1, 2):
+    os.dup2(int(sys.argv[1]), descriptor)
+os.close(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes a command that is the leader of a terminal's session, as a shell's `exec` does."""
+
+
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
     """Its storage directory has a name that quoting must survive."""
@@ -199,6 +212,29 @@ def test_archive_when_interrupted_then_everything_stops_in_order_and_its_output_
     assert stopped == [("feed-binance", "0"), ("history", "0"), ("archiver", "0"), ("standin", "0")]
     assert (pipeline.storage / "binance" / "archived.json").exists()
     assert not (pipeline.storage / ".run" / "supervisor.sock").exists()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_archive_when_its_terminal_goes_then_it_ends_cleanly_or_with_nohup_goes_on(
+    pipeline: Pipeline, nohup: bool
+) -> None:
+    """supervisord took the hang-up as a restart, could not open its output, and stayed for ever without children."""
+    reader, writer = pty.openpty()
+    began = [sys.executable, "-c", BEGIN_ON_TERMINAL, str(writer), *(["nohup"] if nohup else []), *pipeline.command()]
+    leader = subprocess.Popen(began, cwd=ROOT, env=pipeline.environ(), pass_fds=(writer,), stdin=subprocess.DEVNULL)
+    os.close(writer)
+    pipeline.process = leader
+    pids = pipeline.wait_until_running()
+    pipeline.trade()
+    os.close(reader)  # ssh drops
+    if nohup:
+        assert pipeline.trade()["exchange"] == "binance"
+        assert pipeline.wait_until_running() == pids and leader.poll() is None
+        return
+    assert leader.wait(DEADLINE_S) == EXIT_OK
+    assert not any(is_alive(pid) for pid in pids.values())
+    stopped = re.findall(r"(?:stopped|exited): (\S+) \(exit status (\d)", pipeline.conf.with_suffix(".log").read_text())
+    assert stopped == [("feed-binance", "0"), ("history", "0"), ("archiver", "0"), ("standin", "0")]
 
 
 def test_archive_when_stdout_is_a_socket_then_each_process_logs_to_a_file(pipeline: Pipeline) -> None:
