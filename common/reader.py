@@ -224,9 +224,10 @@ class Reader:
         return max(next(self._checkpoints(symbol, after, floor=start), 0), start)
 
     def run(self, upto: int) -> tuple[int, list[str]]:
-        """The last `start` up to a number, and the symbols subscribed then; all where none was seen."""
-        subscribed = self.subscribed(upto)
-        return subscribed.start, self.symbols() if subscribed.symbols is None else subscribed.symbols
+        """The last `start` up to a number, and the symbols subscribed then; all where a hole may have changed them."""
+        start, symbols = self.subscribed(upto)[:2]
+        is_torn = any(each.is_of_all and start < each.last and each.first <= upto for each in self.missing(()))
+        return start, self.symbols() if symbols is None or is_torn else symbols
 
     def subscribed(self, upto: int) -> Subscribed:
         """What was recorded at a number, as `start`, `subscriptions` and the checkpoints of no symbol tell.

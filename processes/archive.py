@@ -14,7 +14,6 @@ import argparse
 import errno
 import os
 import shlex
-import signal
 import socket
 import sys
 import tempfile
@@ -23,12 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from common import settings
+from common import hangup, settings
 from common.config import Config, socket_path
 from common.private import secure
 from common.process import EXIT_CONFIG, LOCK_WAIT_S, SUPERVISOR_VARIABLE, ConfigError
-
-from . import SIGHUP_WAS_IGNORED
 
 _WHAT = "Record exchanges: their feeds, the archiver and history, in the foreground until Ctrl-C."
 
@@ -102,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _become(command: list[str]) -> NoReturn:
-    if not SIGHUP_WAS_IGNORED:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # an ignored signal stays ignored
+    hangup.restore()
     os.execv(command[0], command)
 
 

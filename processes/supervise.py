@@ -11,7 +11,7 @@ import sys
 from supervisor.options import ServerOptions
 from supervisor.supervisord import go
 
-from . import SIGHUP_WAS_IGNORED
+from common import hangup
 
 
 class Options(ServerOptions):  # type: ignore[misc]  # the library has no types
@@ -21,7 +21,7 @@ class Options(ServerOptions):  # type: ignore[misc]  # the library has no types
         number: int | None = super().get_signal()
         if number != signal.SIGHUP:
             return number
-        if SIGHUP_WAS_IGNORED:
+        if hangup.WAS_IGNORED:
             return None
         nowhere = os.open(os.devnull, os.O_RDWR)  # what is still said has no terminal to stand on
         for descriptor in (0, 1, 2):

@@ -12,10 +12,11 @@ from common.answers import Answers
 from common.checked import KEY
 from common.listing import ArchiveFile
 from common.missing import UNKNOWN_END, Missing
+from common.normaliser import Normaliser
 from common.reader import Reader
-from common.record import seq_of
+from common.record import decode, encode, seq_of
 from common.storage import MANIFEST
-from tests.archives import FIRST, Archive, hours, written
+from tests.archives import FIRST, FIRST_TS, Archive, hours, start, trade, written
 from tests.flips import build
 from tests.record_logs import SYMBOLS
 
@@ -148,3 +149,29 @@ def test_slice_gaps_and_coverage_when_a_file_is_removed_then_all_break_there(
     intervals: Any = asked(archive, op="coverage", **ask)[0]["coverage"]
     assert intervals
     assert not any(each["first_seq"] < file.first and each["last_seq"] > file.seq[1] for each in intervals)
+
+
+def test_a_slice_right_behind_a_hole_knows_symbols_that_were_added_in_it(tmp_path: Path) -> None:
+    """The last record before the hole said that the symbol is not recorded: what was known of it was not looked for."""
+    archive = Archive(tmp_path)
+    archive.begin()
+    left = {"symbols": ["BTCUSDT"], "added": [], "removed": ["ETHUSDT"], "channels": ["trade"], "owed": {}}
+    removal = encode(FIRST + 2, FIRST_TS, "subscriptions", payload=orjson.dumps(left))
+    archive.take([trade(FIRST + 1, FIRST_TS, "ETHUSDT"), removal])
+    run = Normaliser(BINANCE)
+    for line in (
+        start(FIRST, 0),
+        trade(FIRST + 1, FIRST_TS, "ETHUSDT"),
+        trade(FIRST + 8, FIRST_TS, "ETHUSDT", FIRST + 2),
+    ):
+        run.record(decode(line))
+    archive.writer.hole(FIRST + 10, None)
+    about = encode(FIRST + 10, FIRST_TS, "checkpoint", symbol="ETHUSDT", payload=run.checkpoint("ETHUSDT"))
+    archive.take([about, trade(FIRST + 11, FIRST_TS, "ETHUSDT", FIRST + 3)])
+    archive.close()
+    found = {
+        after: [each for _, messages in reader(archive).messages(["ETHUSDT"], after, FIRST + 11) for each in messages]
+        for after in (0, FIRST + 9)
+    }
+    assert [b"/gap/" in message[:20] for message in found[FIRST + 9]].count(True) >= 1
+    assert found[0][-len(found[FIRST + 9]) :] == found[FIRST + 9]
