@@ -9,6 +9,7 @@ import pytest
 
 from common import exchanges
 from common.client import Client
+from common.events import Action
 from common.import_hftbacktest import read
 from common.imports import Order, run
 from common.normaliser import Normaliser
@@ -96,3 +97,30 @@ def test_partial_books_of_futures_are_no_deltas_of_the_book() -> None:
         update = adapter.parse({"stream": f"btcusdt@{stream}", "data": data})
         assert (update is not None) == bool(is_book)
     assert adapter.parse(data) is not None
+
+
+@pytest.mark.parametrize("exchange", ["binance", "binance-usdm"])
+@pytest.mark.parametrize("first", ["depth", "depth@100ms"])
+def test_two_speeds_of_one_book_are_one_stream_each_the_first_counts(exchange: str, first: str) -> None:
+    """The slower one's changes ended below those of the faster one: the book was lost again and again."""
+    adapter = exchanges.get(exchange)
+    start = {"subscriptions": {"symbols": ["BTCUSDT"], "channels": ["book"]}}
+    lines = [encode(1, 1, "start", payload=orjson.dumps(start))]
+
+    def delta(stream: str, begin: int, end: int) -> None:
+        data = {"e": "depthUpdate", "E": 1, "T": 1, "s": "BTCUSDT", "U": begin, "u": end, "pu": begin - 1}
+        payload = orjson.dumps({"stream": f"btcusdt@{stream}", "data": {**data, "b": [["1.0", str(end)]], "a": []}})
+        lines.append(encode(len(lines) + 1, 1, "in", conn=1, channel="book", symbol="BTCUSDT", payload=payload))
+
+    other = "depth@100ms" if first == "depth" else "depth"
+    delta(first, 1, 10)
+    snapshot = {"lastUpdateId": 10, "bids": [["1.0", "1"]], "asks": [["2.0", "1"]], "E": 1, "T": 1}
+    head = {"url": adapter.request(Action("snapshot", "book", "BTCUSDT"), 1000).path, "status": 200}
+    place = {"channel": "book", "symbol": "BTCUSDT"}
+    lines.append(encode(len(lines) + 1, 1, "rest", head=head, payload=orjson.dumps(snapshot), **place))
+    for stream, begin, end in ((other, 1, 12), (first, 11, 20), (other, 13, 15), (first, 21, 30)):
+        delta(stream, begin, end)
+    for checkpoint in (False, True):
+        events = events_of(exchange, lines, checkpoint=checkpoint)
+        assert [event["last_id"] for event in events if event["channel"] == "book"][-2:] == ["20", "30"]
+        assert not [event for event in events if event["channel"] == "gap"]

@@ -13,12 +13,12 @@ import orjson
 
 from ..adapter import FAULTS, statuses, understood
 from ..book import BookRule
-from ..events import Action, Parsed, Request, Snapshot, Update, instrument
+from ..events import Action, Parsed, Request, Snapshot, Update, instrument, other_book
 from ..fields import day, digits, levels, maybe, maybe_text, price, text
 from . import binance
-from .binance import agg_fields, agg_trade, candle, maybe_ns, ns, quote, steps, ticker, trade
+from .binance import SLOWER, agg_fields, agg_trade, candle, maybe_ns, ns, quote, steps, ticker, trade
 
-VERSION = 4
+VERSION = 5
 
 STREAMS_PER_CONNECTION = 200  # COIN-M's limit; USD-M's is 1024
 STREAMS_PER_SUBSCRIBE = 100
@@ -107,6 +107,8 @@ def _parse(market: int, readers: dict[str, Any], message: Any) -> Parsed | None:
             kind, stream = data["e"], message.get("stream") or "@depth@"
             if kind == "depthUpdate" and "@depth@" not in stream and _OTHER_BOOK.search(stream):
                 return None  # the best levels alone (`@depth20`), or a book with other orders (`@rpiDepth`)
+            if kind == "depthUpdate" and stream.endswith(("@depth", "@depth@250ms", "@depth@500ms")):
+                return other_book(_book(data), SLOWER)
             return readers[kind](data)  # type: ignore[no-any-return]  # all of them return Parsed
         found: list[Update] = []
         for entry in data:

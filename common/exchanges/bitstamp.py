@@ -15,7 +15,7 @@ from ..events import Action, Reply, Request, Snapshot, Update, instrument
 from ..fields import levels, maybe_us, maybe_whole, ns_of_us, step, text, whole
 
 NAME = "bitstamp"
-VERSION = 4  # of what normalise gives: raise it when the same record gives other events
+VERSION = 5  # of what normalise gives: raise it when the same record gives other events
 
 WS_URL = "wss://ws.bitstamp.net"
 REST_URL = "https://www.bitstamp.net"

@@ -30,7 +30,7 @@ from ..fields import (
     text,
 )
 
-VERSION = 4  # of what normalise gives: raise it when the same record gives other events
+VERSION = 5  # of what normalise gives: raise it when the same record gives other events
 
 WS_URL = "wss://stream.bybit.com"
 REST_URL = "https://api.bybit.com"

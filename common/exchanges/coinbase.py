@@ -15,7 +15,7 @@ from ..events import Action, Reply, Request, Snapshot, Update, covering, spot
 from ..fields import best, levels, maybe, maybe_iso, maybe_text, maybe_whole, price, text
 
 NAME = "coinbase"
-VERSION = 4
+VERSION = 5
 
 WS_URL = "wss://ws-feed.exchange.coinbase.com"
 REST_URL = "https://api.exchange.coinbase.com"

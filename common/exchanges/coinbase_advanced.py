@@ -15,7 +15,7 @@ from ..fields import best, maybe, maybe_iso, maybe_text, price, text, whole
 from .coinbase import symbol_error as symbol_error
 
 NAME = "coinbase-advanced"
-VERSION = 4
+VERSION = 5
 
 WS_URL = "wss://advanced-trade-ws.coinbase.com"
 REST_URL = "https://api.coinbase.com"

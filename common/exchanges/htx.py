@@ -17,7 +17,7 @@ from ..events import Action, Parsed, Reply, Request, Snapshot, Update, other_boo
 from ..fields import best, digits, loads_exact, maybe, maybe_ms, ns_of_ms, pairs, price, step, text, whole
 
 NAME = "htx"
-VERSION = 4
+VERSION = 5
 
 loads = loads_exact
 ENCODING = "gzip"

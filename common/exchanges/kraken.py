@@ -18,7 +18,7 @@ from ..events import Action, Reply, Request, Update, spot
 from ..fields import best, digits, loads_exact, maybe_iso, maybe_whole, ns_of_iso, price, side, step, text
 
 NAME = "kraken"
-VERSION = 4  # of what normalise gives: raise it when the same record gives other events
+VERSION = 5  # of what normalise gives: raise it when the same record gives other events
 
 loads = loads_exact  # prices are JSON numbers, and their last zeros are part of the checksum
 

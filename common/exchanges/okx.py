@@ -19,7 +19,7 @@ from . import okx_instruments
 from .okx_instruments import DERIVATIVES, SPOT, has_funding, index_of, instrument_of, sort_of
 
 NAME = "okx"
-VERSION = 4
+VERSION = 5
 
 WS_URL = "wss://ws.okx.com:8443"
 REST_URL = "https://www.okx.com"
