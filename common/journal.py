@@ -159,9 +159,10 @@ class Journal:
         while self.can_trim(fsynced):
             if self._removed:
                 self._disk.sync_dir(self._directory)
-            path = self._segments.pop(0).path
-            self._disk.remove(path)
+            path = self._segments[0].path
+            remove_if_there(self._disk, path)  # where this fails, it is tried again
             remove_if_there(self._disk, marks_path(path))
+            del self._segments[0]
             self._removed = True
 
     def share_beyond(self, seq: int) -> float:

@@ -11,7 +11,7 @@ from .disk import Disk
 from .journal import Journal, JournalError
 from .process import Lock, LockedError, end_at_once
 from .recorder import Recorder
-from .storage import ARCHIVED, read_archived
+from .storage import ARCHIVED, Archived, read_archived
 
 log = logging.getLogger("feed")
 
@@ -28,6 +28,8 @@ class JournalKeeper:
         self._seen: tuple[int, int] | None = None  # time and size of the archived.json that was read last
         self._complete = 0  # how far the archive is, as archived.json said last
         self._told_share = 0.0  # of the journal's bound, that is filled with what is not archived
+        self._durable = 0  # how far the archive was synced, the last time that could be read
+        self._told = ""  # what went wrong last, and goes on doing so
         self._syncing: threading.Thread | None = None
 
     def sync(self) -> None:
@@ -40,6 +42,24 @@ class JournalKeeper:
         if self._syncing is not None:
             self._syncing.join()
         self._journal.close()
+
+    def keep(self, held: Lock, stamp: Callable[[], int]) -> None:
+        """To be called once a second. No file of another process ends the capture: errors are told, and tried again.
+
+        Raises JournalError where the journal is gone.
+        """
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: self.check(held), self.trim, self.tell_unarchived, lambda: self.keep_within_bound(stamp)
+        )  # fmt: skip
+        failed = ""
+        for step in steps:
+            try:
+                step()
+            except OSError as error:
+                failed = failed or str(error)
+        if failed and failed != self._told:
+            log.error("%s journal is not looked after: %s; recording goes on", self._directory.name, failed)
+        self._told = failed
 
     def check(self, held: Lock) -> None:
         """Stop where somebody removed the journal under our hands. Raises JournalError: the next start begins anew.
@@ -62,11 +82,11 @@ class JournalKeeper:
             return
         if seen == self._seen:
             return
-        self._seen = seen
         archived = read_archived(self._disk, self._directory)
         self._complete = archived.complete
         if self._journal.can_trim(archived.fsynced):
             self._journal.trim(self._fsynced())
+        self._seen = seen
 
     def tell_unarchived(self) -> None:
         """Warn when a quarter, and when half of the journal's bound is filled with what nobody has archived."""
@@ -87,7 +107,11 @@ class JournalKeeper:
         last = self._journal.overflow()
         if last is None or self._recorder.is_behind():
             return
-        first = self._fsynced() + 1
+        try:
+            fsynced = self._fsynced()
+        except OSError:  # `trim` tells it; what was known last counts, the bound holds
+            fsynced = self._durable
+        first = fsynced + 1
         if first > last:  # the archiver has just come to it
             self._journal.trim(last)
             return
@@ -107,7 +131,17 @@ class JournalKeeper:
         if fsynced:
             self._disk.sync_file(self._directory / ARCHIVED)
             self._disk.sync_dir(self._directory)
-        return min(fsynced, read_archived(self._disk, self._directory).fsynced)
+        self._durable = min(fsynced, read_archived(self._disk, self._directory).fsynced)
+        return self._durable
+
+
+def archived_at_start(disk: Disk, directory: Path) -> Archived:
+    """What `archived.json` says; nothing where it cannot be read: capture does not wait for the archiver's disk."""
+    try:
+        return read_archived(disk, directory)
+    except OSError as error:
+        log.error("%s cannot be read, recording begins without it: %s", directory / ARCHIVED, error)
+        return Archived()
 
 
 def _logged(act: Callable[[], None]) -> Callable[[], None]:

@@ -39,14 +39,13 @@ from common.endpoint import SocketFiles, bind
 from common.errands import Errands
 from common.events import SPARSE, topic
 from common.journal import Journal, JournalError
-from common.keeper import JournalKeeper
+from common.keeper import JournalKeeper, archived_at_start
 from common.normaliser import Normaliser
 from common.process import ConfigError, LockedError, Parent, boot_id, cores_awake, lock, run_service, setup_logging
 from common.reader import Reader
 from common.recorder import Recorder
 from common.schedule import Checkpoints, Heartbeats, Silence
 from common.settings import add_arguments, from_arguments
-from common.storage import read_archived
 from common.subscription_log import SubscriptionLog
 from common.times import iso
 from common.wanted import WantedSymbols
@@ -147,7 +146,7 @@ class Feed:
             report=lambda text: log.warning("%s %s", self._exchange, text),
         )  # fmt: skip
         try:
-            opened = self._journal.open(time.time_ns() // 1000, read_archived(self._disk, exchange_dir))
+            opened = self._journal.open(time.time_ns() // 1000, archived_at_start(self._disk, exchange_dir))
         except JournalError as error:
             raise ConfigError(str(error)) from None
         archive = Reader(exchange_dir.parent, self._adapter, self._disk)
@@ -281,10 +280,7 @@ class Feed:
         self._files.keep(now)
         self._tell_clock()
         self._tell_unknown()
-        self._keeper.check(self._lock)
-        self._keeper.trim()
-        self._keeper.tell_unarchived()
-        self._keeper.keep_within_bound(self._stamp)
+        self._keeper.keep(self._lock, self._stamp)
         for symbol, state in self._normaliser.symbols.items():
             for channel, topic_ in state.channels.items():
                 if channel not in SPARSE and self._silence.check(now, (channel, symbol), topic_.heard):
