@@ -1,6 +1,7 @@
 """Real schedules of faults, with processes: the rules of the protocol for the archive and for those who follow.
 
     python -m tests.soak --seeds 0-299 [--jobs 2] [--keep DIR]
+    python -m tests.soak --chaos MINUTES [--seed N] [--keep DIR]     see `chaos.py`
 
 Each seed is a pipeline of its own around a stand-in, what is done to it in some seconds, and then the judgement:
 everything that was appended is archived once, byte for byte; nothing of what was sent is missing without a word; what
@@ -32,6 +33,7 @@ from common.client import Client
 from common.errors import UnavailableError
 from common.events import GAP, Event
 from common.following import Following
+from tests import chaos
 from tests.consumers import Consumer, by_topic
 from tests.pipeline import Live, Pipeline, events_of, normalised, until
 from tests.standin_client import Standin
@@ -288,7 +290,11 @@ def main() -> int:
     parser.add_argument("--seeds", default="0-99", help="first-last, or one; default: 0-99")
     parser.add_argument("--jobs", type=int, default=1, help="how many at once; default: 1")
     parser.add_argument("--keep", type=Path, help="where the files of a seed lie; default: the temporary directory")
+    parser.add_argument("--chaos", type=float, metavar="MINUTES", help="everything at once, for so long, instead")
+    parser.add_argument("--seed", type=int, help="of the chaos; default: any")
     args = parser.parse_args()
+    if args.chaos is not None:
+        return chaos.run(args.chaos, args.seed, args.keep)
     first, _, last = args.seeds.partition("-")
     failed = []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
