@@ -1,9 +1,10 @@
 """The archiver's rate and memory, and sealing against the codec alone.
 
-    python -m benchmarks.archiver [--records 1000000]
+    python -m benchmarks.archiver [--records 1000000] [--open-mib 500]
 
 A journal of trade records is written first; the real archiver process then reads it all. Its memory is sampled on
-the way. Sealing is measured in this process, codec by codec, without and with tables.
+the way, and that of a start with one large open file. Sealing is measured in this process, codec by codec, without
+and with tables.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from benchmarks.exchange import trades
 from benchmarks.normalise import RECORDING, record_lines
 from common import exchanges
 from common.adapter import version
+from common.archive import ArchiveWriter
 from common.begin import record_start
 from common.codec import compressor
 from common.disk import Disk
@@ -29,6 +31,19 @@ from common.recorder import Recorder
 from common.sealing import Tables, seal
 from common.storage import MANIFEST, Archived, read_archived
 from common.tabling import Covers, Derivation, table_name, write
+
+START = """
+import sys, time
+from pathlib import Path
+from common.archive import ArchiveWriter
+from common.disk import Disk
+from common.process import boot_id
+began = time.perf_counter()
+ArchiveWriter(Disk(), Path(sys.argv[1]), boot_id=boot_id()).open(None)
+taken = time.perf_counter() - began
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(f"{taken:.1f} s, {int(peak.split()[1]) // 1024} MiB of memory")
+"""
 
 ADAPTER = exchanges.get("binance")
 NORMALISER = version(ADAPTER)
@@ -74,6 +89,20 @@ def archive(storage: Path, first: int, last: int) -> None:
     print(f"archiver: MiB of memory at each tenth: {' '.join(f'{mib:.0f}' for mib in memory)}")
 
 
+def measure_start(path: Path, directory: Path, mib: int) -> None:
+    """Print what the archiver's start takes with one large file that is being written."""
+    writer = ArchiveWriter(Disk(), directory, boot_id=boot_id())
+    writer.open(None)
+    tail = next(line[line.index(b",") :] for line in path.read_bytes().splitlines(keepends=True)[-1:])
+    while writer.position * len(tail) < mib * 1024**2:
+        writer.take([b'{"seq":%d%b' % (writer.position + 1 + index, tail) for index in range(10_000)])
+        writer.flush()
+    writer.sync(lambda: None)
+    writer.close()
+    child = subprocess.run([sys.executable, "-c", START, str(directory)], capture_output=True, check=True)
+    print(f"archiver: start with a file of {mib} MiB: {child.stdout.decode().strip()}")
+
+
 def measure_sealing(path: Path) -> None:
     """On the recording's records, where it is at hand: what compresses too well flatters nobody."""
     recorded = record_lines(RECORDING)[1:] * 4 if RECORDING.exists() else []
@@ -107,11 +136,13 @@ def tables_of(path: Path) -> Tables:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--open-mib", type=int, default=500, help="size of a file that a start finds, default 500")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         storage = Path(directory)
         last = write_journal(storage, args.records)
         archive(storage, last - args.records, last)
+        measure_start(next(storage.glob("binance/BTCUSDT/*/*.open")), storage / "start" / "binance", args.open_mib)
         measure_sealing(next(storage.glob("binance/BTCUSDT/*/*.open")))
 
 

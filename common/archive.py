@@ -16,7 +16,8 @@ from .disk import Disk, make_durable_dir, set_aside
 from .mending import Damage, examine, gone, lacks, missing, repair, sealed_records, when
 from .mending import whole_to as copied_to
 from .open_file import OpenFile, take_up
-from .record import RecordError, decode, is_record, seq_of, whole_lines
+from .record import RecordError, is_record, seq_of, ts_recv_of
+from .record_file import backwards
 from .storage import (
     NO_SYMBOL,
     OPEN,
@@ -178,8 +179,7 @@ class ArchiveWriter:
         return self.position < before
 
     def _tail_seq(self, path: Path) -> int:
-        lines, _ = whole_lines(self._disk.read(path))
-        return next((seq_of(line) for line in reversed(lines) if is_record(line)), 0)
+        return next((seq_of(line) for _, line in backwards(self._disk, path) if is_record(line)), 0)
 
     def _open_files(self, current: set[Path] | None = None) -> None:
         for symbol_dir in symbol_dirs(self._disk, self._directory):
@@ -213,27 +213,25 @@ class ArchiveWriter:
 
     def _take_up(self, path: Path) -> OpenFile | None:
         """Go on with a file, and remember what it holds beyond the position: it comes again."""
-        lines, _ = whole_lines(self._disk.read(path))
-        if not lines:
+        if (opened := take_up(self._disk, path)) is None:
             self._disk.remove(path)
             return None
-        for line in reversed(lines):
+        for _, line in backwards(self._disk, path):
+            self._last_ts = max(self._last_ts, ts_recv_of(line))
             if (seq := seq_of(line)) <= self.position:
                 break
             self._held[seq] = crc32(line)
-        self._last_ts = max(self._last_ts, decode(lines[-1]).ts_recv)
-        return take_up(self._disk, path, lines)
+        return opened
 
     def _cut(self, path: Path, keep: int) -> None:
         """Set aside what a file holds beyond a number: it was not synced, or comes again, or is not to be."""
-        data = self._disk.read(path)
-        size = len(data)
-        for line in reversed(whole_lines(data)[0]):
+        cut = None
+        for place, line in backwards(self._disk, path):
             if seq_of(line) <= keep:
                 break
-            size -= len(line)
-        if size < len(data):
-            set_aside(self._disk, path, size, self._report, f"not to be trusted beyond record {keep}")
+            cut = place
+        if cut is not None:
+            set_aside(self._disk, path, cut, self._report, f"not to be trusted beyond record {keep}")
 
     # -- records -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from errno import EINVAL, ENOENT, ENXIO
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +18,7 @@ log = logging.getLogger("disk")
 
 TOLD_MAX = 1_000
 """Odd things that are told, each once."""
+COPY_BYTES = 1024 * 1024
 DEPTH = 3
 """How many directories are made for an exchange: its own, its parent (`.journal`), the storage directory."""
 
@@ -233,15 +234,28 @@ def make_room(disk: Disk, path: Path, *, directory: bool = False) -> None:
         disk.rename(path, aside)
 
 
+def copy(disk: Disk, source: Path, parts: Iterable[tuple[int, int]], target: Path) -> None:
+    """Write a file out of parts of another one, each from an offset to another, synced. Raises OSError."""
+    disk.write(target, b"")
+    file = disk.open(target)
+    try:
+        for begin, end in parts:
+            while begin < end and (data := disk.read(source, begin, min(COPY_BYTES, end - begin))):
+                if file.write(data) < len(data):
+                    raise OSError(28, "no space left", str(target))
+                begin += len(data)
+        file.sync()
+    finally:
+        file.close()
+
+
 def set_aside(disk: Disk, path: Path, offset: int, report: Callable[[str], None], why: str) -> None:
     """Keep the end of a file, from `offset` on, as `NAME.OFFSET.damaged`, and only then cut it off."""
-    rest = disk.read(path, offset)
-    if rest:
+    if (size := disk.size(path)) > offset:
         aside = free_name(disk, path.with_name(f"{path.name}.{offset}.damaged"))
-        disk.write(aside, rest)
-        disk.sync_file(aside)
+        copy(disk, path, [(offset, size)], aside)
         disk.sync_dir(path.parent)
-        report(f"{path} {why}: {len(rest)} bytes from offset {offset} set aside as {aside.name}")
+        report(f"{path} {why}: {size - offset} bytes from offset {offset} set aside as {aside.name}")
     disk.truncate(path, offset)
     disk.sync_file(path)
 

@@ -16,6 +16,8 @@ from .storage import ARCHIVED, Archived, read_archived
 log = logging.getLogger("feed")
 
 
+REMOVED = "the journal's file was removed while it was written: a new run begins a new one"
+
 SHARES = (0.25, 0.5)
 """Of the journal's bound: so much of it unarchived is told."""
 
@@ -69,9 +71,9 @@ class JournalKeeper:
         try:
             held.check()
         except LockedError as error:
-            end_at_once("feed", error)
+            end_at_once("feed", LockedError(f"{REMOVED} ({error})"))
         if not self._journal.is_there():
-            raise JournalError("the journal's file was removed while it was written: a new run begins a new one")
+            raise JournalError(REMOVED)
 
     def trim(self) -> None:
         """Let go what the archive holds synced, once its word of that is durable (rule 8)."""

@@ -9,13 +9,14 @@ in between hides nothing.
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .codec import CodecError, decompress
-from .disk import Disk, free_name, set_aside
+from .disk import Disk, copy, free_name, set_aside
 from .record import RecordError, decode, is_record, seq_of, whole_lines
+from .record_file import READ_BYTES, Span, backwards, below, extend, lines, lines_of
 from .storage import (
     NO_SYMBOL,
     OPEN,
@@ -37,8 +38,7 @@ class Damage(NamedTuple):
     """One damaged `.open` file: its whole records in order, and where the first damage lies."""
 
     path: Path
-    data: bytes
-    good: list[bytes]
+    good: list[Span]
     end: int  # offset of the damage
     last: int  # the number before it
     torn: bool  # nothing but the beginning of a line that nobody was told of
@@ -52,25 +52,33 @@ def examine(disk: Disk, path: Path, synced: Facts | None, position: int, journal
     more, only what the pieces prove is kept. Without pieces, a line that looks whole may be made of two: what the
     journal still has is not taken from the file.
     """
-    data = disk.read(path)
     facts = synced or Facts()
-    intact = facts.hold(data)
-    lines, torn = whole_lines(data[facts.size :] if intact else data)
-    if intact and not torn and all(map(is_record, lines)):
+    intact = facts.hold(disk, path)
+    if intact and _is_sound(disk, path, facts.size):
         return None
-    good, end, last = _salvage(data, position)
+    good, end, last = _salvage(disk, path, position)
     if not intact and facts.pieces:
-        good, last = proved([line for line in lines if is_record(line)], facts)
-        end = sum(len(line) for line in good if seq_of(line) <= last)
+        good, last = proved(((place, line) for place, line in lines(disk, path) if is_record(line)), facts)
+        end = sum(span.end - span.begin for span in below(disk, path, good, last + 1))
     elif not intact and journal_front is not None:
-        good = [line for line in good if seq_of(line) < journal_front]
-        last = min(last, seq_of(good[-1]) if good else 0)
-    return Damage(path, data, good, end, last, intact and _is_torn_write(data[end:], position), facts.last)
+        good = below(disk, path, good, journal_front)
+        last = min(last, good[-1].last if good else 0)
+    return Damage(path, good, end, last, intact and _is_torn_write(disk, path, end, position), facts.last)
+
+
+def _is_sound(disk: Disk, path: Path, begin: int) -> bool:
+    """Whether nothing but whole records follows from an offset on."""
+    end = begin
+    for place, line in lines(disk, path, begin):
+        if not is_record(line):
+            return False
+        end = place + len(line)
+    return end == disk.size(path)
 
 
 def gone(path: Path, synced: Facts) -> Damage:
     """A file that was synced, and that somebody removed."""
-    return Damage(path, b"", [], 0, 0, torn=False, held=synced.last)
+    return Damage(path, [], 0, 0, torn=False, held=synced.last)
 
 
 def when(disk: Disk, damage: Damage) -> int:
@@ -143,9 +151,9 @@ def _recorded(disk: Disk, directory: Path) -> Collection[str]:
     found = Subscribed(0)
     for month in month_dirs(disk, directory)[-2:]:
         sealed = sorted(standing_lines(disk, month).values(), key=lambda line: int(line["seq"][0]))
-        lines = chain.from_iterable(sealed_records(disk, month, line, 0) for line in sealed[-1:])
+        records = chain.from_iterable(sealed_records(disk, month, line, 0) for line in sealed[-1:])
         opens = sorted(name for name in disk.files(month) if name.endswith(OPEN))
-        for line in chain(lines, *(whole_lines(disk.read(month / name))[0] for name in opens)):
+        for line in chain(records, *(lines_of(disk, month / name) for name in opens)):
             if tells_subscriptions(line) and is_record(line):
                 with contextlib.suppress(RecordError):
                     found = found.after(decode(line))
@@ -179,8 +187,8 @@ def _end_of(disk: Disk, symbol_dir: Path, damaged: Mapping[Path, int] | None = N
             if damaged is not None and month / name in damaged:
                 ends.append((damaged[month / name], 0))
                 continue
-            lines = [line for line in whole_lines(disk.read(month / name))[0][-1:] if is_record(line)]
-            ends += [(seq_of(line), decode(line).ts_recv) for line in lines]
+            last = [line for _, line in islice(backwards(disk, month / name), 1) if is_record(line)]
+            ends += [(seq_of(line), decode(line).ts_recv) for line in last]
     return max(ends, default=None)
 
 
@@ -188,11 +196,10 @@ def sealed_records(disk: Disk, month: Path, line: dict[str, Any], after: int) ->
     """The records above a number that a sealed file holds, by its manifest line; none of damaged blocks."""
     if line["seq"][1] <= after or not disk.is_file(month / line["file"]):
         return
-    data = disk.read(month / line["file"])
     for block in line["blocks"]:
         if block["seq"][1] > after:
             try:
-                raw = decompress(data[block["offset"] : block["offset"] + block["bytes"]], line["codec"])
+                raw = decompress(disk.read(month / line["file"], block["offset"], block["bytes"]), line["codec"])
             except CodecError:
                 continue  # `verify` names it
             yield from (record for record in whole_lines(raw)[0] if is_record(record) and seq_of(record) > after)
@@ -206,16 +213,15 @@ def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], No
     if damage.torn:
         set_aside(disk, damage.path, damage.end, report, "torn")
         return
-    good = b"".join(line for line in damage.good if seq_of(line) <= position)
-    if damage.data.startswith(good):
-        set_aside(disk, damage.path, len(good), report, f"damaged, refilled from the journal after record {position}")
+    good = below(disk, damage.path, damage.good, position + 1)
+    if [span.begin for span in good] in ([], [0]):  # nothing lies before or between what is kept
+        end = good[0].end if good else 0
+        set_aside(disk, damage.path, end, report, f"damaged, refilled from the journal after record {position}")
         return
     aside = free_name(disk, damage.path.with_name(damage.path.name + ".damaged"))
     temporary = damage.path.with_name(damage.path.name + ".tmp")
-    disk.write(temporary, good)
-    disk.sync_file(temporary)
-    disk.write(aside, damage.data)
-    disk.sync_file(aside)
+    copy(disk, damage.path, [(span.begin, span.end) for span in good], temporary)
+    copy(disk, damage.path, [(0, disk.size(damage.path))], aside)
     disk.rename(temporary, damage.path)
     disk.sync_dir(damage.path.parent)
     report(
@@ -223,7 +229,7 @@ def repair(disk: Disk, damage: Damage, position: int, report: Callable[[str], No
     )
 
 
-def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, list[bytes]]) -> Iterator[bytes]:
+def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, list[Span]]) -> Iterator[bytes]:
     """Every whole record above a number in an exchange's files."""
     for month in (month for symbol in symbol_dirs(disk, directory) for month in month_dirs(disk, symbol)):
         sealed = standing_lines(disk, month)
@@ -231,8 +237,7 @@ def _all_records(disk: Disk, directory: Path, after: int, damaged: dict[Path, li
             yield from sealed_records(disk, month, line, after)
         for path in (month / name for name in disk.files(month) if name.endswith(OPEN)):
             if path.name.removesuffix(OPEN) not in sealed:
-                lines: Iterable[bytes] = damaged[path] if path in damaged else whole_lines(disk.read(path))[0]
-                yield from (line for line in lines if seq_of(line) > after)
+                yield from (line for line in lines_of(disk, path, damaged.get(path)) if seq_of(line) > after)
 
 
 def _last_before(disk: Disk, damage: Damage) -> int:
@@ -243,32 +248,35 @@ def _last_before(disk: Disk, damage: Damage) -> int:
     return max((int(line["seq"][1]) for line in before), default=0)
 
 
-def _salvage(data: bytes, position: int) -> tuple[list[bytes], int, int]:
+def _salvage(disk: Disk, path: Path, position: int) -> tuple[list[Span], int, int]:
     """The whole records in order, and where the first damage lies: its offset, and the number before it.
 
     Behind the damage only what the archive counts as its own is kept: the journal has the rest.
     """
-    good: list[bytes] = []
-    last, place = 0, 0
+    good: list[Span] = []
+    last, end = 0, 0
     damage: tuple[int, int] | None = None
-    for line in whole_lines(data)[0]:
+    for place, line in lines(disk, path):
         if not is_record(line) or seq_of(line) <= last:
             damage = damage or (place, last)
         elif damage and seq_of(line) > position:
             break
         else:
             last = seq_of(line)
-            good.append(line)
-        place += len(line)
-    end, last_before = damage or (place, last)
+            extend(good, Span(place, place + len(line), last))
+        end = place + len(line)
+    end, last_before = damage or (end, last)
     return good, end, last_before
 
 
-def _is_torn_write(rest: bytes, position: int) -> bool:
+def _is_torn_write(disk: Disk, path: Path, begin: int, position: int) -> bool:
     """Whether the rest is what a kill in the middle of an append leaves: one line's beginning, beyond the position."""
-    if b"\n" in rest or b"\0" in rest:
-        return False
+    size, head = disk.size(path), disk.read(path, begin, READ_BYTES)
+    for place in range(begin, size, READ_BYTES):
+        data = disk.read(path, place, READ_BYTES)
+        if b"\n" in data or b"\0" in data:
+            return False
     try:
-        return seq_of(rest) > position
+        return seq_of(head) > position
     except RecordError:
-        return len(rest) < 30 and b'{"seq":'.startswith(rest[:7])
+        return size - begin < 30 and b'{"seq":'.startswith(head[:7])

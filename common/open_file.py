@@ -5,10 +5,8 @@ from pathlib import Path
 
 from .disk import AppendFile, Disk
 from .record import decode, seq_of
-from .synced import Pieces
-
-PIECE_LINES = 500
-"""Lines that are counted at a time of a file that is taken up."""
+from .record_file import pieces
+from .synced import PIECE_BYTES, Pieces
 
 
 @dataclass
@@ -57,11 +55,13 @@ class OpenFile:
             self.dirty = False
 
 
-def take_up(disk: Disk, path: Path, lines: list[bytes]) -> OpenFile:
-    """Go on with a file that holds some lines."""
-    first = decode(lines[0])
-    opened = OpenFile(path, disk.open(path), first.seq, first.ts_recv, seq_of(lines[-1]))
-    for index in range(0, len(lines), PIECE_LINES):
-        some = lines[index : index + PIECE_LINES]
-        opened.pieces.add(b"".join(some), seq_of(some[-1]))
+def take_up(disk: Disk, path: Path) -> OpenFile | None:
+    """Go on with a file that holds some whole lines; None where it has none."""
+    opened = None
+    for _, data in pieces(disk, path, read_bytes=PIECE_BYTES):
+        if opened is None:
+            first = decode(data[: data.find(b"\n") + 1])
+            opened = OpenFile(path, disk.open(path), first.seq, first.ts_recv)
+        opened.last = seq_of(data[data.rfind(b"\n", 0, -1) + 1 :][:40])
+        opened.pieces.add(data, opened.last)
     return opened

@@ -16,6 +16,7 @@ from zlib import crc32
 from . import checked
 from .disk import Disk, replace
 from .record import seq_of
+from .record_file import Span, crc_of, extend
 
 SYNCED = ".synced.json"
 PIECE_BYTES = 64 * 1024
@@ -30,9 +31,9 @@ class Facts(NamedTuple):
     crc: int = 0
     pieces: tuple[tuple[int, int], ...] = ()
 
-    def hold(self, data: bytes) -> bool:
-        """Whether the file's bytes begin as they were synced."""
-        return len(data) >= self.size and crc32(memoryview(data)[: self.size]) == self.crc
+    def hold(self, disk: Disk, path: Path) -> bool:
+        """Whether the file begins as it was synced."""
+        return crc_of(disk, path, self.size) == self.crc
 
     @property
     def last(self) -> int | None:
@@ -97,17 +98,23 @@ class Pieces:
         return Facts(self.size, self.crc, (*self._done, *rest))
 
 
-def proved(lines: list[bytes], facts: Facts) -> tuple[list[bytes], int]:
-    """Of a damaged file's whole records, those that its pieces prove; and the number before the first damaged piece.
+def proved(lines: Iterable[tuple[int, bytes]], facts: Facts) -> tuple[list[Span], int]:
+    """Of a damaged file's whole records, with their offsets, those that its pieces prove.
 
-    What lies behind the last piece is proved by nothing, and not among them.
+    Returns them in the order of numbers, and the number before the first damaged piece. What lies behind the last piece
+    is proved by nothing, and not among them.
     """
     lasts = [last for _, last in facts.pieces]
-    found: list[list[bytes]] = [[] for _ in facts.pieces]
-    for line in lines:
-        if (index := bisect_left(lasts, seq_of(line))) < len(lasts):
-            found[index].append(line)
-    is_good = [crc32(b"".join(of_piece)) == crc for of_piece, (crc, _) in zip(found, facts.pieces, strict=True)]
+    crcs = [0] * len(lasts)
+    found: list[list[Span]] = [[] for _ in lasts]
+    for place, line in lines:
+        if (index := bisect_left(lasts, seq := seq_of(line))) < len(lasts):
+            crcs[index] = crc32(line, crcs[index])
+            extend(found[index], Span(place, place + len(line), seq))
+    is_good = [crc == of_piece for crc, (of_piece, _) in zip(crcs, facts.pieces, strict=True)]
     before = is_good.index(False) if False in is_good else len(lasts)
-    good = [line for of_piece, good in zip(found, is_good, strict=True) if good for line in of_piece]
+    good: list[Span] = []
+    for spans, proves in zip(found, is_good, strict=True):
+        for span in spans if proves else ():
+            extend(good, span)
     return good, lasts[before - 1] if before else 0
