@@ -56,7 +56,7 @@ def cat(paths: Sequence[Path], select: Select | None, *, merge: bool) -> int:
         if select is not None:
             _print_batches(str(path), file_batches(path), select)
             continue
-        for piece in pieces(chunks(path)):
+        for piece in pieces(chunks(path), str(path)):
             if piece.endswith(b"\n"):  # else it is being written
                 sys.stdout.buffer.write(piece)
     return EXIT_OK
@@ -81,7 +81,7 @@ def _print_batches(where: str, source: Iterable[list[bytes]], select: Select | N
 
 def file_batches(path: Path) -> Iterator[list[bytes]]:
     """The whole lines of one file, many at a time. Raises CodecError, OSError."""
-    for piece in pieces(chunks(path)):
+    for piece in pieces(chunks(path), str(path)):
         if piece.endswith(b"\n"):
             yield piece[:-1].split(b"\n")
 

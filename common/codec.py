@@ -19,6 +19,15 @@ CHUNK_BYTES = 256 * 1024
 HOLD_BYTES = 16 * 1024**2
 """A block up to this size is held until its end proves it whole: damage gives nothing rather than garbage."""
 
+STEP_BYTES = 1024
+"""Of what is compressed, inflated at a time: of zstd at most some 32 MB come of them, whatever it was made to hold."""
+LINE_BYTES_MAX = 128 * 1024**2
+"""A longer line is no record of ours: frames and answers have at most 64 MiB."""
+BLOCK_BYTES_MAX = LINE_BYTES_MAX + 64 * 1024**2
+"""Nor is a block that holds more, or is larger: it ends with the line that fills `archive.block_bytes`."""
+
+_TOO_LARGE = f"it would have more than {BLOCK_BYTES_MAX} bytes: no block of ours has"
+
 
 class CodecError(Exception):
     """A file that cannot be decompressed: the message names it and the offset."""
@@ -46,18 +55,38 @@ def compressor(codec: str, level: int) -> Callable[[bytes], bytes]:
 
 
 def decompress(data: bytes, codec: str) -> bytes:
-    """One block's lines. Raises CodecError."""
+    """One block's lines. Raises CodecError, also where they are more than `BLOCK_BYTES_MAX`."""
     if codec == "bz2":
+        stream, found, size = bz2.BZ2Decompressor(), list[bytes](), 0
         try:
-            return bz2.decompress(data)
+            for part in inflated(stream, data):
+                found.append(part)
+                size += len(part)
+                if size > BLOCK_BYTES_MAX:
+                    raise CodecError(_TOO_LARGE)
         except (OSError, ValueError, EOFError) as error:
             raise CodecError(str(error)) from None
+        if not stream.eof or stream.unused_data:
+            raise CodecError("the block does not end where it should")
+        return b"".join(found)
     zstandard = _zstandard()
     try:
-        lines: bytes = zstandard.ZstdDecompressor().decompress(data)
+        if zstandard.frame_content_size(data) > BLOCK_BYTES_MAX:
+            raise CodecError(_TOO_LARGE)
+        lines: bytes = zstandard.ZstdDecompressor().decompress(data, BLOCK_BYTES_MAX)
     except zstandard.ZstdError as error:
         raise CodecError(str(error)) from None
     return lines
+
+
+def decompress_at(path: Path, offset: int, data: bytes, codec: str) -> bytes:
+    """The lines of a file's block. Raises CodecError that names the place."""
+    try:
+        return decompress(data, codec)
+    except MissingPackageError:
+        raise
+    except CodecError as error:
+        raise _damaged(path, offset, str(error)) from None
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -85,37 +114,62 @@ def _inflated(path: Path, file: IO[bytes], begin: Callable[[], Any], error: type
     block, offset, end = begin(), 0, 0  # the block at hand and where it begins; how far the file was read
     held, size = [b""], 0
     while data := file.read(CHUNK_BYTES):
+        begun, at = end, 0
         end += len(data)
-        while data:
+        while at < len(data):
+            some = data[at : at + STEP_BYTES]
+            at += len(some)
             try:
-                held.append(block.decompress(data))
+                for found in inflated(block, some):
+                    held.append(found)
+                    size += len(found)
+                    if size > HOLD_BYTES:
+                        yield b"".join(held)
+                        held, size = [b""], 0
             except error as reason:
                 raise _damaged(path, offset, str(reason)) from None
-            size += len(held[-1])
-            data = block.unused_data
             if block.eof:
-                block, offset = begin(), end - len(data)
-            if offset == end - len(data) or size > HOLD_BYTES:
+                at -= len(block.unused_data)
+                block, offset = begin(), begun + at
                 yield b"".join(held)
                 held, size = [b""], 0
     if offset < end:
         raise _damaged(path, offset, "the file ends in the middle of a block")
 
 
+def inflated(stream: Any, data: bytes) -> Iterator[bytes]:
+    """What a stream makes of some bytes. Of bz2 a little at a time; of zstd all at once: give it `STEP_BYTES`."""
+    if not isinstance(stream, bz2.BZ2Decompressor):
+        yield stream.decompress(data)
+        return
+    yield stream.decompress(data, CHUNK_BYTES)
+    while not (stream.needs_input or stream.eof):
+        yield stream.decompress(b"", CHUNK_BYTES)
+
+
 def _damaged(path: Path, offset: int, what: str) -> CodecError:
     return CodecError(f"{path} offset {offset}: {what}: restore it from a copy; `trade-archivist verify` proves it")
 
 
-def pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Chunks of lines cut anew, so that pieces hold whole lines; at last, where they are torn, what has no end."""
+def pieces(chunks: Iterable[bytes], where: str = "the input") -> Iterator[bytes]:
+    """Chunks of lines cut anew, so that pieces hold whole lines; at last, where they are torn, what has no end.
+
+    `where` is for the CodecError that a line without end raises.
+    """
     rest: list[bytes] = []
+    size = place = 0  # of `rest`, and where it begins
     for chunk in chunks:
         end = chunk.rfind(b"\n") + 1
         if end:
             yield b"".join((*rest, chunk[:end]))
-            rest = [chunk[end:]]
+            place += size + end
+            rest, size = [chunk[end:]], len(chunk) - end
         else:
             rest.append(chunk)
+            size += len(chunk)
+        if size > LINE_BYTES_MAX:
+            what = f"a line longer than {LINE_BYTES_MAX} bytes begins there (decompressed): these are no records"
+            raise CodecError(f"{where} offset {place}: {what}: restore it from a copy")
     if torn := b"".join(rest):
         yield torn
 
@@ -125,6 +179,6 @@ def lines(path: Path) -> Iterator[bytes]:
 
     A torn last line (the file is being written) is left out.
     """
-    for piece in pieces(chunks(path)):
+    for piece in pieces(chunks(path), str(path)):
         if piece.endswith(b"\n"):
             yield from piece[:-1].split(b"\n")

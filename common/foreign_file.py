@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .codec import STEP_BYTES, inflated
+
 CHUNK_BYTES = 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024**2
-
-STEP_BYTES = 1024
-"""Of what is compressed, inflated at a time: of zstd at most some 32 MB come of them, whatever it was made to hold."""
 
 _BROKEN = (EOFError, OSError, zlib.error)
 
@@ -32,14 +31,20 @@ def numbered_lines(path: Path, *, ended: bool = False) -> Iterator[tuple[int, by
     The last line may have no end, unless the format's lines are always `ended`. What can be read before a place that
     cannot comes first.
     """
-    number, rest = 0, b""
+    number, size = 0, 0
+    begun: list[bytes] = []  # of the line at hand, so many bytes
     for chunk in _chunks(path):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            number += 1
-            yield number, line
-        if len(rest) > LINE_BYTES_MAX:
+        if b"\n" in chunk:
+            *whole, chunk = b"".join((*begun, chunk)).split(b"\n")
+            begun, size = [], 0
+            for line in whole:
+                number += 1
+                yield number, line
+        begun.append(chunk)
+        size += len(chunk)
+        if size > LINE_BYTES_MAX:
             raise ForeignFileError(f"{path} line {number + 1}: longer than {LINE_BYTES_MAX} bytes: not a text of lines")
+    rest = b"".join(begun)
     if rest and ended:
         raise ForeignFileError(f"{path} line {number + 1}: torn, it has no end: copy the file again")
     if rest:
@@ -98,19 +103,9 @@ def streams(raw: IO[bytes], begin: Callable[[], Any]) -> Iterator[bytes]:
     data = b""
     while data := data or raw.read(STEP_BYTES):
         stream = stream or begin()
-        yield from filter(None, _pieces(stream, data))
+        yield from filter(None, inflated(stream, data))
         data = b""
         if stream.eof:
             stream, data = None, stream.unused_data
     if stream is not None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
-
-
-def _pieces(stream: Any, data: bytes) -> Iterator[bytes]:
-    """What a stream makes of some bytes; one of bz2 tells it a little at a time."""
-    if not isinstance(stream, bz2.BZ2Decompressor):
-        yield stream.decompress(data)
-        return
-    yield stream.decompress(data, CHUNK_BYTES)
-    while not (stream.needs_input or stream.eof):
-        yield stream.decompress(b"", CHUNK_BYTES)

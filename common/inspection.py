@@ -11,7 +11,7 @@ from zlib import crc32
 
 import orjson
 
-from .codec import CodecError, MissingPackageError, chunks, decompress, pieces
+from .codec import BLOCK_BYTES_MAX, CodecError, MissingPackageError, chunks, decompress, pieces
 from .density import Packed, Range, pack
 from .disk import open_file
 from .record import RecordError, accepts, decode, looks_whole, seq_of
@@ -128,7 +128,7 @@ def inspect_open(path: Path, symbol: str | None, synced: Facts) -> Inspected:
     """`synced`: what it held when it was synced last. Raises FileNotFoundError where it was sealed meanwhile."""
     found = Inspected(path, sealed=False)
     size, crc = synced.size, 0
-    for raw in pieces(chunks(path)):
+    for raw in pieces(chunks(path), str(path)):
         if raw.endswith(b"\n"):
             lines = read_each_line(raw, symbol, found.last, deep=True)
             found.take(lines, raw.count(b"\n"))
@@ -199,6 +199,8 @@ def _inspect_blocks(found: Inspected, blocks: list[dict[str, Any]], codec: str, 
         for block in blocks:
             if block["offset"] != place:
                 found.find(block["offset"], f"the manifest leaves a gap between blocks, from {place} on", RESTORE)
+            if block["bytes"] > BLOCK_BYTES_MAX:
+                raise ValueError(f"a block of {block['bytes']} bytes")
             file.seek(block["offset"])
             data = file.read(block["bytes"])
             digest.update(data)
@@ -239,7 +241,7 @@ def inspect_uncommitted(path: Path, symbol: str | None) -> Inspected:
     found = Inspected(path, sealed=True, size=path.stat().st_size)
     found.find(None, "stands in no manifest", "restore manifest.jsonl from a copy")
     try:
-        for raw in pieces(chunks(path)):
+        for raw in pieces(chunks(path), str(path)):
             lines = read_lines(raw, symbol, found.last)
             found.take(lines, raw.count(b"\n"))
             for _, what in lines.bad:

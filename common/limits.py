@@ -28,6 +28,9 @@ PUBLIC_NEEDS_KEYS = (
 WORKERS_MAX = 256
 """Processes of one kind: each takes some 30 MB."""
 
+BLOCK_BYTES_MAX = 64 * 1024**2
+"""Readers hold whole blocks, several at a time, and refuse larger ones (`codec.py`)."""
+
 FRAME_BYTES_MIN = 65_536
 """Below it the frames of a busy market would be refused."""
 
@@ -191,6 +194,11 @@ def _check_frame_bytes(size: int) -> None:
         raise ValueError(f"{size} is too small for a frame: {FRAME_BYTES_MIN} or more are needed")
 
 
+def _check_block_bytes(size: int) -> None:
+    if size > BLOCK_BYTES_MAX:
+        raise ValueError(f"{size} is too large for a block: at most {BLOCK_BYTES_MAX} are taken")
+
+
 def _check_path(path: Path) -> None:
     if path == Path():
         raise ValueError("is empty: name a directory (. is the current one)")
@@ -212,6 +220,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "secret_key": _check_secret_key,
     "allowed": _check_allowed,
     "max_frame_bytes": _check_frame_bytes,
+    "block_bytes": _check_block_bytes,
     "workers": _check_workers,
 }
 """The range of a key's value, by the key's name."""

@@ -19,7 +19,7 @@ import orjson
 
 from . import checked
 from .blocks import describe
-from .codec import CodecError
+from .codec import BLOCK_BYTES_MAX, CodecError
 from .disk import Disk
 from .missing import Missing, missing_of
 from .record import seq_of
@@ -105,7 +105,8 @@ def _sealed_blocks(disk: Disk, manifest: Path, offset: int, size: int) -> tuple[
         blocks = checked.loads(disk.read(manifest, offset, size))["blocks"]
         place = 0
         for block in blocks:
-            if block["offset"] != place or not all(map(_is_range, (block["seq"], block["ts_recv"]))):
+            is_ours = block["offset"] == place and block["bytes"] <= BLOCK_BYTES_MAX
+            if not is_ours or not all(map(_is_range, (block["seq"], block["ts_recv"]))):
                 raise ValueError(f"its block at {block['offset']}")
             place += block["bytes"]
             int(block["crc32"])

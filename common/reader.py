@@ -18,7 +18,7 @@ from zlib import crc32
 
 from .adapter import Adapter, version
 from .blocks import place_of
-from .codec import CodecError, decompress
+from .codec import CodecError, decompress_at
 from .disk import Disk
 from .events import GAP, Event, topic
 from .listing import ArchiveFile, Listing
@@ -355,7 +355,7 @@ class Reader:
                 raise CodecError(f"{file.path} offset {block['offset']}: wrong checksum: {mend}")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(AHEAD, "blocks")
-            known = self._pool.submit(decompress, data, file.codec)
+            known = self._pool.submit(decompress_at, file.path, block["offset"], data, file.codec)
         self._kept[key] = known
         if len(self._kept) > KEPT_BLOCKS:
             self._kept.popitem(last=False)

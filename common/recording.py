@@ -10,19 +10,16 @@ An archive is our own storage directory: `DIR/EXCHANGE/SYMBOL/YYYY-MM/*.bz2|.zst
 payload means is told by the exchange's own `stream_of`.
 """
 
-import bz2
 import gzip
 import heapq
-import io
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-import zstandard
-
-from .record import Record, RecordError, decode
+from .codec import LINE_BYTES_MAX, CodecError, lines
+from .record import Record, decode
 
 SNAPSHOT = ""
 """Stands in the place of the stream's name where the payload is a REST snapshot of the book."""
@@ -83,6 +80,8 @@ def _lines(path: Path) -> Iterator[bytes]:
             while chunk := file.read(CHUNK_BYTES):
                 *whole, rest = (rest + chunk).split(b"\n")
                 yield from whole
+                if len(rest) > LINE_BYTES_MAX:
+                    raise ValueError(f"{path}: a line longer than {LINE_BYTES_MAX} bytes: no recording")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from None
     if rest:
@@ -115,26 +114,14 @@ def archive_files(folder: Path) -> list[Path]:
 def _records(folder: Path) -> Iterator[Record]:
     last = 0
     for path in archive_files(folder):
-        with _open(path) as lines:
-            for line in lines:
-                try:
-                    record = decode(line)
-                except RecordError:
-                    if line.endswith(b"\n"):
-                        raise
-                    break  # the torn end of an hour that is being written
+        try:
+            for line in lines(path):
+                record = decode(line)
                 if record.seq > last:
                     last = record.seq
                     yield record
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".bz2":
-        return bz2.open(path, "rb")
-    if path.suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader)
-    return path.open("rb")
+        except CodecError as error:
+            raise ValueError(str(error)) from None
 
 
 def _message(record: Record, stream_of: StreamOf) -> Message | None:
