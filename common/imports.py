@@ -20,6 +20,7 @@ from .adapter import Adapter
 from .disk import Disk
 from .errors import DamagedError
 from .events import CHANNELS
+from .footing import check_footing
 from .foreign_file import ForeignFileError
 from .import_commit import (
     all_sealed,
@@ -124,6 +125,7 @@ def _storage(storage: Path) -> Iterator[None]:
     storage.mkdir(parents=True, exist_ok=True)
     fd = os.open(storage, os.O_RDONLY)
     try:
+        check_footing(storage)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:

@@ -27,6 +27,7 @@ from common.config import Config
 from common.curve import own_client
 from common.disk import Disk
 from common.events import topic
+from common.footing import check_footing
 from common.intake import Intake
 from common.journal_reader import JournalReader
 from common.process import (
@@ -171,6 +172,8 @@ class Archiver:
 
     def run(self) -> None:
         _warn_without_tables()
+        for exchange in self._config.feeds:
+            check_footing(self._config.exchange_dir(exchange))
         with contextlib.ExitStack() as stack:
             locks = {exchange: stack.enter_context(self._lock(exchange)) for exchange in self._config.feeds}
             context = stack.enter_context(zmq.Context())

@@ -38,6 +38,7 @@ from common.disk import Disk
 from common.endpoint import SocketFiles, bind
 from common.errands import Errands
 from common.events import SPARSE, topic
+from common.footing import check_footing
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper, archived_at_start
 from common.normaliser import Normaliser
@@ -83,6 +84,7 @@ class Feed:
 
     def run(self) -> None:
         directory = self._config.journal_dir(self._exchange)
+        check_footing(directory)
         if (wrong := why_unset(time.time_ns())) is not None:
             raise LockedError(f"{self._exchange}: {wrong}; nothing is recorded until then")
         with contextlib.ExitStack() as stack:

@@ -202,8 +202,9 @@ class Chaos:
 
     def cut(self) -> None:
         name, do = self.random.choice(list(self.deployment.standins)), self.random.choice(("cut", "close", "drop"))
-        self.say(do, name)
-        self.deployment.standins[name].fault(do=do)
+        about = {"symbol": self.random.choice(POOL) if name == "binance" else OTHERS[name]} if do == "drop" else {}
+        self.say(do, name, *about.values())
+        self.deployment.standins[name].fault(do=do, **about)
 
     def rest_fails(self) -> None:
         name = self.random.choice(list(self.deployment.standins))
