@@ -83,6 +83,10 @@ class AppendFile:
         os.close(self._fd)
 
 
+SOCKET = ".ipc"
+"""How the names of our own sockets end, which stand beside our files."""
+
+
 class Disk:
     """The real file system."""
 
@@ -111,7 +115,8 @@ class Disk:
             for entry in entries:
                 is_file = entry.is_file()
                 if not is_file and not entry.is_dir():
-                    _tell(directory / entry.name)
+                    if not entry.name.endswith(SOCKET):
+                        _tell(directory / entry.name)
                 elif is_file == (wanted == stat.S_IFREG):
                     found.append(entry.name)
         return sorted(found)
