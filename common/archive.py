@@ -39,7 +39,7 @@ from .storage import (
     sync_manifest,
     write_archived,
 )
-from .synced import Facts, read_synced, write_synced
+from .synced import Facts, Pieces, read_synced, write_synced
 
 DAY_NS = 86_400 * 1_000_000_000
 
@@ -83,6 +83,7 @@ class ArchiveWriter:
         self._new_dirs: set[Path] = set()
         self._last_ts = 0
         self._is_copy = False
+        self._afters: dict[Path, int | None] = {}  # of files being written, what was told of them at the start
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class ArchiveWriter:
     def _mend(self, archived: Archived, journal_front: int | None, whole_to: int | None) -> bool:
         """Mend what is damaged; returns whether the position went back, for the journal to refill what is lost."""
         synced = read_synced(self._disk, self._directory).files
+        self._afters = {self._directory / name: facts.after for name, facts in synced.items()}
         damages = []
         for path in open_files(self._disk, self._directory):
             known = synced.get(str(path.relative_to(self._directory)))
@@ -213,7 +215,7 @@ class ArchiveWriter:
 
     def _take_up(self, path: Path) -> OpenFile | None:
         """Go on with a file, and remember what it holds beyond the position: it comes again."""
-        if (opened := take_up(self._disk, path)) is None:
+        if (opened := take_up(self._disk, path, self._afters.get(path))) is None:
             self._disk.remove(path)
             return None
         for _, line in backwards(self._disk, path):
@@ -267,6 +269,7 @@ class ArchiveWriter:
 
     def _turn(self, symbol: bytes, opened: OpenFile | None, seq: int, ts_recv: int) -> OpenFile:
         """End a symbol's file, if there is one, and begin the next."""
+        after = None if opened is None else opened.last
         if opened is not None:
             self.buffered -= opened.write()
             opened.file.sync()
@@ -275,7 +278,7 @@ class ArchiveWriter:
             self._full[opened.path] = opened.pieces.facts()
             del self._files[symbol]
         path = self._new_path(symbol, ts_recv)
-        self._files[symbol] = OpenFile(path, self._disk.open(path), seq, ts_recv)
+        self._files[symbol] = OpenFile(path, self._disk.open(path), seq, ts_recv, pieces=Pieces(after))
         return self._files[symbol]
 
     def _new_path(self, symbol: bytes, ts_recv: int) -> Path:

@@ -24,6 +24,7 @@ from .disk import Disk
 from .missing import Missing, missing_of
 from .record import seq_of
 from .storage import MANIFEST, NO_SYMBOL, OPEN, SEALED, encode_symbol, is_sealed_line, month_dirs
+from .synced import read_synced
 
 OPEN_BLOCK_BYTES = 1024 * 1024
 KEPT_FILES = 50_000
@@ -189,7 +190,7 @@ class Listing:
             if known.missing_of[0] is known.sealed and known.missing_of[1] == firsts:
                 break
             absent = sorted((file for month in known.months for file in month.absent), key=_BY_NUMBER)
-            known.missing = missing_of(symbol, files, absent)
+            known.missing = missing_of(symbol, files if known.sealed else self._with_after(files), absent)
             if not known.missing:
                 known.missing_of = known.sealed, firsts
                 break
@@ -197,6 +198,13 @@ class Listing:
                 month.names_stamp = month.manifest_stamp = None
             known.names = []
         return known.missing
+
+    def _with_after(self, files: list[ArchiveFile]) -> list[ArchiveFile]:
+        """Files of which no manifest tells what lay before them: of the first one, the archiver has told it."""
+        if not files:
+            return files
+        facts = read_synced(self._disk, self._directory).files.get(str(files[0].path.relative_to(self._directory)))
+        return [files[0]._replace(after=facts.after if facts is not None else None), *files[1:]]
 
     def newest(self, symbol: str | None) -> list[ArchiveFile]:
         """The files of a symbol's last month: what was sealed, then what is being written."""

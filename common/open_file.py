@@ -55,13 +55,13 @@ class OpenFile:
             self.dirty = False
 
 
-def take_up(disk: Disk, path: Path) -> OpenFile | None:
-    """Go on with a file that holds some whole lines; None where it has none."""
+def take_up(disk: Disk, path: Path, after: int | None) -> OpenFile | None:
+    """Go on with a file that holds some whole lines; None where it has none. `after` as in `synced.Facts`."""
     opened = None
     for _, data in pieces(disk, path, read_bytes=PIECE_BYTES):
         if opened is None:
             first = decode(data[: data.find(b"\n") + 1])
-            opened = OpenFile(path, disk.open(path), first.seq, first.ts_recv)
+            opened = OpenFile(path, disk.open(path), first.seq, first.ts_recv, pieces=Pieces(after))
         opened.last = seq_of(data[data.rfind(b"\n", 0, -1) + 1 :][:40])
         opened.pieces.add(data, opened.last)
     return opened

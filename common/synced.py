@@ -1,6 +1,6 @@
 """`.synced.json`: what each `.open` file held when it was synced last, so that damage shows before it is sealed.
 
-    {"fsynced": 1041, "files": {"BTCUSDT/2024-08/….open": [size, crc32, [[crc32, last], …]]}, "line_crc32": …}
+    {"fsynced": 1041, "files": {"BTCUSDT/2024-08/….open": [size, crc32, [[crc32, last], …], after]}, "line_crc32": …}
 
 A piece is the CRC32 of some record lines, up to and with the number `last`: where the whole is damaged, the pieces
 tell which records are not. Files that wait to be sealed stay here until their manifest line stands.
@@ -25,11 +25,15 @@ PIECES_MAX = 256
 
 
 class Facts(NamedTuple):
-    """Size and CRC32 of a file's beginning; `pieces` are (CRC32, last number) of its lines, one after the other."""
+    """Size and CRC32 of a file's beginning; `pieces` are (CRC32, last number) of its lines, one after the other.
+
+    `after` is the last number of the symbol's file before it, as manifest lines have it; None where it is not known.
+    """
 
     size: int = 0
     crc: int = 0
     pieces: tuple[tuple[int, int], ...] = ()
+    after: int | None = None
 
     def hold(self, disk: Disk, path: Path) -> bool:
         """Whether the file begins as it was synced."""
@@ -63,19 +67,24 @@ def read_synced(disk: Disk, directory: Path) -> Synced:
         return Synced(is_damaged=True)
 
 
-def _facts(size: int, crc: int, pieces: Iterable[tuple[int, int]] = ()) -> Facts:
-    return Facts(int(size), int(crc), tuple((int(each), int(last)) for each, last in pieces))
+def _facts(size: int, crc: int, pieces: Iterable[tuple[int, int]] = (), after: int | None = None) -> Facts:
+    proofs = tuple((int(each), int(last)) for each, last in pieces)
+    return Facts(int(size), int(crc), proofs, None if after is None else int(after))
 
 
 def write_synced(disk: Disk, directory: Path, files: dict[str, Facts], fsynced: int) -> None:
-    data = {"fsynced": fsynced, "files": {name: tuple(facts) for name, facts in files.items()}}
+    data = {
+        "fsynced": fsynced,
+        "files": {name: facts[: 4 if facts.after is not None else 3] for name, facts in files.items()},
+    }
     replace(disk, directory / SYNCED, checked.dumps(data), durable=True)
 
 
 class Pieces:
     """The facts of a file that is being written."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: int | None = None) -> None:
+        self.after = after  # see `Facts`
         self.size = self.crc = 0
         self._done: list[tuple[int, int]] = []
         self._crc = self._size = 0  # of the piece that is not full yet
@@ -95,7 +104,7 @@ class Pieces:
 
     def facts(self) -> Facts:
         rest = [(self._crc, self._last)] if self._size else []
-        return Facts(self.size, self.crc, (*self._done, *rest))
+        return Facts(self.size, self.crc, (*self._done, *rest), self.after)
 
 
 def proved(lines: Iterable[tuple[int, bytes]], facts: Facts) -> tuple[list[Span], int]:

@@ -27,8 +27,10 @@ from typing import Any
 import zmq
 
 from common.client import Client
+from common.disk import Disk
 from common.errors import UnavailableError
 from common.following import Following
+from common.storage import read_archived
 from tests.churn_truth import judge
 from tests.consumers import Consumer, by_topic
 from tests.made_recordings import made
@@ -289,7 +291,7 @@ def chaos(minutes: float, seed: int, directory: Path) -> None:
         until(lambda: all(map(deployment.pid, deployment.names)), "every process runs again")
         time.sleep(QUIET_S)
         assert follower.failed is None, follower.failed
-        last = archived(deployment.storage / "binance")[-1].seq
+        last = read_archived(Disk(), deployment.storage / "binance").complete
         until(
             lambda: follower.failed or (follower.events and follower.events[-1]["seq"] > last), "the follower is there"
         )

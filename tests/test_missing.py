@@ -9,10 +9,13 @@ import pytest
 
 from common import exchanges
 from common.answers import Answers
+from common.archive import ArchiveWriter
 from common.checked import KEY
+from common.disk import Disk
 from common.listing import ArchiveFile
 from common.missing import UNKNOWN_END, Missing
 from common.normaliser import Normaliser
+from common.process import boot_id
 from common.reader import Reader
 from common.record import decode, encode, seq_of
 from common.storage import MANIFEST
@@ -82,6 +85,24 @@ def test_missing_when_the_last_file_is_removed_then_it_is_named_without_an_end(
     last.path.unlink()
     (missing,) = reader(archive).missing([symbol] if symbol else [])
     assert missing == Missing(before.seq[1] + 1, UNKNOWN_END, symbol, "missing", before.ts_recv[1])
+
+
+@pytest.mark.parametrize("symbol", [None, "BTCUSDT"])
+@pytest.mark.parametrize("taken_up", [False, True])
+def test_missing_when_all_but_the_file_being_written_is_removed_then_what_lay_before_it_is_named(
+    archive: Archive, symbol: str | None, taken_up: bool
+) -> None:
+    """With the manifest gone, too, nothing told that there had been anything."""
+    if taken_up:
+        writer = ArchiveWriter(Disk(), archive.directory, boot_id=boot_id(), rotate_min_bytes=1)
+        writer.open(None)
+        writer.sync(lambda: None)
+        writer.close()
+    *sealed, last = reader(archive).files(symbol)
+    for path in {file.path for file in sealed} | {sealed[0].month / MANIFEST}:
+        path.unlink()
+    (missing,) = reader(archive).missing([symbol] if symbol else [])
+    assert missing[:6] == (1, last.first - 1, symbol, "missing", None, last.ts_recv[0])
 
 
 def test_missing_when_two_files_in_a_row_are_removed_then_they_are_one_range(tmp_path: Path) -> None:
