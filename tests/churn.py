@@ -144,7 +144,7 @@ def churn(seed: int, directory: Path, symbols: int, for_s: float) -> str:
         records = assert_archived(witness.appended(), pipeline.exchange_dir)
         assert_live(live.messages, records)
         told = judge(pipeline.storage, records, sent, pool, played.symbols)
-        pipeline.verify()
+        pipeline.verify("--deep")
         runs = sum(record.kind == "start" for record in records)
         return f"{len(records)} records, {runs} runs, {len(played.steps)} steps, {told}"
 

@@ -203,10 +203,9 @@ class Pipeline:
         data = names[-1].read_bytes() if names else b""
         return decode(data[data.rfind(b"\n", 0, -1) + 1 :]).seq if data.endswith(b"\n") else 0
 
-    def verify(self) -> None:
-        result = subprocess.run(
-            [sys.executable, "-m", "common.cli", "verify", str(self.storage)], cwd=ROOT, capture_output=True, text=True
-        )
+    def verify(self, *options: str) -> None:
+        command = [sys.executable, "-m", "common.cli", "verify", str(self.storage), *options]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
 
 

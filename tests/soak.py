@@ -258,7 +258,7 @@ def soak(schedule: Schedule, directory: Path) -> str:
         until(lambda: schedule.drops or live.messages[-1:] == whole[-1:], "the subscriber has the last event")
         assert_live(live.messages, records, drops=schedule.drops)
         _assert_history(expected, whole, run.first)
-        pipeline.verify()
+        pipeline.verify("--deep")
         runs = sum(record.kind == "start" for record in records)
         return f"{len(records)} records, {runs} runs, {len(run.consumers)} consumers of {len(expected)} events"
 
