@@ -8,21 +8,18 @@
 Keys are 40 characters of Z85. All errors are ValueErrors, in a sentence that says the mend.
 """
 
-import contextlib
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import zmq
 import zmq.auth
-from zmq.utils.monitor import recv_monitor_message
 
 from .config import CurveConfig
+from .guests import Bounds, Guests, Told, bound_in
 
 log = logging.getLogger("curve")
 
@@ -32,14 +29,7 @@ Socket = zmq.Socket[bytes]
 _KEY = re.compile(rb"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DOMAIN = b"trade-archivist"
-_SILENT_S = 60.0  # one sort of refused client is told once in so long: they try again ten times a second
-_SORTS_MAX = 100
 _JOIN_S = 5.0
-_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-_REASONS: dict[int, str] = {
-    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it came without keys",
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "it has another server's public key, or not the secret of its own",
-}
 
 
 class KeyPair(NamedTuple):
@@ -161,17 +151,19 @@ def own_client(socket: Socket, endpoint: str, config: CurveConfig) -> None:
 
 
 class Gate:
-    """Lets clients into the servers' TCP sockets of one context; with no keys configured it stays open.
+    """Lets clients into the servers' TCP sockets of one context, and bounds what they take (`guests`).
 
+    With no keys configured it is open to everyone.
     The allow-list is read at each connection: a key that is removed connects no more, but stays connected. The
     server's own key is allowed too, for processes with the same configuration.
     """
 
-    def __init__(self, context: Context, config: CurveConfig) -> None:
+    def __init__(self, context: Context, config: CurveConfig, wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is called again and again while clients send, in another thread."""
         self._pair = load(config.secret_key) if config.is_set else None
         self._allowed = config.allowed
-        self._told = _Told()
-        self._watched: list[tuple[Socket, threading.Thread]] = []
+        self._told, self._wake = Told(log), wake
+        self._guests: list[Guests] = []
         if self._pair is not None:
             from zmq.auth.thread import ThreadAuthenticator  # asyncio and more: only who needs it pays
 
@@ -184,20 +176,26 @@ class Gate:
         """The server's public key; None where there are no keys."""
         return None if self._pair is None else self._pair.public.decode()
 
-    def secure(self, socket: Socket, endpoint: str) -> None:
-        """Make a socket, before it is bound there, one that takes only allowed clients. Files (ipc) stay as they are:
-        their directory's permissions guard them.
+    @property
+    def is_busy(self) -> bool:
+        """Whether clients have sent within the last moment."""
+        return any(guests.is_busy for guests in self._guests)
+
+    def secure(self, socket: Socket, endpoint: str, bounds: Bounds) -> None:
+        """Make a socket, before it is bound there, one that takes only allowed clients, and of them what is bounded.
+
+        Files (ipc) are open: their directory's permissions guard them.
         """
-        if self._pair is None or not endpoint.startswith("tcp://"):
+        bound_in(socket, bounds, has_keys=self._pair is not None)
+        if not endpoint.startswith("tcp://"):
             return
-        socket.curve_server = True
-        socket.curve_secretkey = self._pair.secret
-        socket.zap_domain = _DOMAIN
-        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, and without an authenticator, every key would do
-        monitor = socket.get_monitor_socket(_REFUSALS | zmq.EVENT_MONITOR_STOPPED)
-        thread = threading.Thread(target=self._watch, args=(monitor, endpoint), name="curve", daemon=True)
-        thread.start()
-        self._watched.append((socket, thread))
+        if self._pair is not None:
+            socket.curve_server = True
+            socket.curve_secretkey = self._pair.secret
+            socket.zap_domain = _DOMAIN
+            socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, and without an authenticator, every key would do
+        self._guests = [each for each in self._guests if not each.socket.closed]
+        self._guests.append(Guests(socket, endpoint, bounds, self._told, self._wake))
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a client's key is allowed. Called in the authenticator's thread, which an error would end."""
@@ -212,10 +210,8 @@ class Gate:
 
     def close(self) -> None:
         """Before the context ends, and after its sockets: what is open still takes no client any more."""
-        for socket, thread in self._watched:
-            if not socket.closed:
-                socket.disable_monitor()
-            thread.join(_JOIN_S)
+        for guests in self._guests:
+            guests.close(_JOIN_S)
         if self._pair is not None:
             self._authenticator.stop()
 
@@ -225,16 +221,8 @@ class Gate:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _watch(self, monitor: Socket, endpoint: str) -> None:
-        """Tell of clients that do not even come as far as the allow-list. Ends with the socket."""
-        with contextlib.suppress(zmq.ZMQError):
-            while (event := recv_monitor_message(monitor))["event"] != zmq.EVENT_MONITOR_STOPPED:
-                reason = _REASONS.get(event["value"], "its handshake failed")
-                self._told.tell(f"a client of {endpoint} is refused: {reason}")
-        monitor.close(0)
 
-
-def _listed(directory: Path, told: "_Told") -> Iterator[bytes]:
+def _listed(directory: Path, told: Told) -> Iterator[bytes]:
     """The public keys of a directory. A file that holds none is told and passed over. Raises OSError."""
     for path in sorted(directory.iterdir()):
         if path.suffix == ".key":
@@ -242,21 +230,3 @@ def _listed(directory: Path, told: "_Told") -> Iterator[bytes]:
                 yield public_key(path)
             except ValueError as error:
                 told.tell(f"passed over: {error}")
-
-
-class _Told:
-    """Logs a text once in a while. A stranger can make up keys without end, so the memory of it has one."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def tell(self, text: str) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if len(self._until) >= _SORTS_MAX:
-                self._until = {kept: until for kept, until in self._until.items() if until > now}
-            if self._until.get(text, 0.0) > now or len(self._until) >= _SORTS_MAX:
-                return
-            self._until[text] = now + _SILENT_S
-        log.warning("%s", text)

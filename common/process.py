@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,6 +32,9 @@ LATENCY_DEVICE = "/dev/cpu_dma_latency"
 
 LOCK_WAIT_S = 3.0
 """How long a start waits for a lock: an orphan of a killed supervisor ends within one second."""
+
+FILES_ENOUGH = 1_000_000
+"""What no limit counts as."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _MMAP_THRESHOLD_MAX = 32 * 1024**2
@@ -61,6 +65,15 @@ def resident_bytes() -> int:
     except (OSError, LookupError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def files_max() -> int:
+    """How many files and connections this process may have open; the limit is raised as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return FILES_ENOUGH if soft == resource.RLIM_INFINITY else soft
 
 
 def keep_freed_memory(size: int) -> None:
@@ -106,6 +119,7 @@ def run_service(name: str, make: Callable[[], Service]) -> int:
     SIGHUP ends nothing: a terminal that goes sends it to all that was begun there.
     """
     log = logging.getLogger(name)
+    files_max()
     try:
         service = make()
         reload = getattr(service, "reload", lambda: None)

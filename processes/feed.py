@@ -39,6 +39,7 @@ from common.endpoint import SocketFiles, bind
 from common.errands import Errands
 from common.events import SPARSE, topic
 from common.footing import check_footing
+from common.guests import SUBSCRIBERS, take_in
 from common.journal import Journal, JournalError
 from common.keeper import JournalKeeper, archived_at_start
 from common.normaliser import Normaliser
@@ -111,7 +112,7 @@ class Feed:
 
     def _bind(self, stack: contextlib.ExitStack) -> None:
         context = stack.enter_context(zmq.Context())
-        self._gate = stack.enter_context(Gate(context, self._config.curve))
+        self._gate = stack.enter_context(Gate(context, self._config.curve, self._wake))
         self._files = SocketFiles(log)
         of_events = self._settings.events, self._settings.events_high_water
         of_records = self._config.records_endpoint(self._exchange), self._settings.records_high_water
@@ -131,7 +132,7 @@ class Feed:
         stack.callback(publisher.close)
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, LINGER_MS)
-        self._gate.secure(publisher, endpoint)
+        self._gate.secure(publisher, endpoint, SUBSCRIBERS)
         try:
             bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
         except PermissionError as error:  # a stranger's directory: capture does not wait
@@ -262,6 +263,7 @@ class Feed:
                 self._keep_house(now)
 
     def _tick(self, now: float) -> None:
+        take_in((self._events, self._records), is_busy=self._gate.is_busy)
         self._wanted.tick(now)
         self._errands.tick(now)
         self._wires.tick(now)

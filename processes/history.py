@@ -33,6 +33,7 @@ from common.config import Config
 from common.curve import Gate
 from common.endpoint import bind, is_removed
 from common.errors import ArchivistError
+from common.guests import Bounds
 from common.process import (
     Parent,
     give_back_memory,
@@ -56,6 +57,7 @@ HELD_POLL_MS = 2  # while somebody's turn waits for bytes to be taken
 MESSAGES_A_TURN = 100
 FRAME_BYTES_MAX = 4 * REQUEST_BYTES_MAX
 """Who sends a longer frame is disconnected before it is in memory; a request that is too large below it is told so."""
+CLIENTS = Bounds(FRAME_BYTES_MAX, clients=500, burst_bytes=16 * 1024**2, bytes_s=8 * 1024**2)
 REQUESTS_AHEAD = 16
 """Requests of one client that zeromq holds before its connection has to wait."""
 REPLIES_MAX = 1_000
@@ -152,10 +154,9 @@ class History:
     def _open_front(self, context: "zmq.Context[Socket]", gate: Gate, stack: ExitStack) -> Socket:
         endpoint = f"tcp://{self._settings.listen}"
         front = self._router(context, stack)
-        front.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         front.set(zmq.SNDHWM, REPLIES_MAX)
         front.set(zmq.RCVHWM, REQUESTS_AHEAD)
-        gate.secure(front, endpoint)
+        gate.secure(front, endpoint, CLIENTS)
         bind(front, endpoint, lambda: not self._stopping, "--listen or history.listen")
         return front
 

@@ -23,6 +23,7 @@ from common import replay_control
 from common.codec import CodecError
 from common.curve import Gate
 from common.errors import BadRequestError
+from common.guests import SUBSCRIBERS, Bounds
 from common.process import EXIT_CRASH, ConfigError, LockedError, Parent, run_service, setup_logging
 from common.record import RecordError
 from common.replay_options import Options, checked, nothing, parse_arguments
@@ -35,6 +36,9 @@ Socket = zmq.Socket[bytes]
 HIGH_WATER = 10_000
 """Messages that a subscriber may be behind before all wait for it."""
 REQUEST_BYTES_MAX = 64 * 1024
+CONTROLLERS = Bounds(REQUEST_BYTES_MAX, clients=100, burst_bytes=4 * 1024**2, bytes_s=64 * 1024)
+TAKEN_A_TURN = 1_000
+"""Subscriptions and requests that are taken before events are sent again."""
 POLL_S = 0.05
 BATCH = 256
 GOODBYE_S = 0.5
@@ -128,10 +132,13 @@ class Replay:
     def _listen(self) -> None:
         """Take subscriptions, and answer what is asked."""
         with contextlib.suppress(zmq.Again):
-            while self._sender.recv(zmq.NOBLOCK):
-                self._replayer.subscribed(time.monotonic())
+            for _ in range(TAKEN_A_TURN):
+                if self._sender.recv(zmq.NOBLOCK)[:1] == b"\1":
+                    self._replayer.subscribed(time.monotonic())
         with contextlib.suppress(zmq.Again):
-            while self._control is not None and not self._stopping:
+            for _ in range(TAKEN_A_TURN if self._control is not None else 0):
+                if self._control is None or self._stopping:
+                    return
                 self._control.send(self._answer(self._control.recv_multipart(zmq.NOBLOCK)))
 
     def _answer(self, frames: list[bytes]) -> bytes:
@@ -156,8 +163,7 @@ def _bound(gate: Gate, opened: Socket, endpoint: str) -> Socket:
         opened.set(zmq.XPUB_VERBOSE, 1)
     else:
         opened.set(zmq.LINGER, int(GOODBYE_S * 1000))
-        opened.set(zmq.MAXMSGSIZE, REQUEST_BYTES_MAX)
-    gate.secure(opened, endpoint)
+    gate.secure(opened, endpoint, SUBSCRIBERS if opened.type == zmq.XPUB else CONTROLLERS)
     try:
         opened.bind(endpoint)
     except zmq.ZMQError as error:

@@ -17,6 +17,7 @@ from common import curve, settings
 from common.cli import main
 from common.config import CurveConfig
 from common.curve import Gate, KeyPair
+from common.guests import SUBSCRIBERS
 from common.process import ConfigError
 from tests.pipeline import free_port, until
 from tests.standin_client import ROOT
@@ -50,7 +51,7 @@ def served(context: Context, keys: CurveConfig, kind: int = zmq.PUB) -> Iterator
     with Gate(context, keys) as gate, context.socket(kind) as server:
         server.linger = 0
         endpoint = f"tcp://127.0.0.1:{free_port()}"
-        gate.secure(server, endpoint)
+        gate.secure(server, endpoint, SUBSCRIBERS)
         server.bind(endpoint)
         yield server, endpoint
 
@@ -147,7 +148,7 @@ def test_gate_without_keys_or_for_a_file_then_the_socket_stays_open(
     tcp = f"tcp://127.0.0.1:{free_port()}"
     for config, endpoint in ((CurveConfig(), tcp), (keys, path)):
         with Gate(context, config) as gate, context.socket(zmq.PUB) as server:
-            gate.secure(server, endpoint)
+            gate.secure(server, endpoint, SUBSCRIBERS)
             server.bind(endpoint)
             with asking(context, endpoint, zmq.SUB, None, b"") as client:
                 until(lambda: exchange(server, client), "an open socket", 10)
@@ -158,7 +159,7 @@ def test_secured_socket_when_its_gate_is_gone_then_nobody_gets_in(context: Conte
     gate = Gate(context, keys)
     with context.socket(zmq.PUB) as server:
         endpoint = f"tcp://127.0.0.1:{free_port()}"
-        gate.secure(server, endpoint)
+        gate.secure(server, endpoint, SUBSCRIBERS)
         server.bind(endpoint)
         gate.close()
         with asking(context, endpoint, zmq.SUB, client_pair(keys), server_public(keys)) as client:
