@@ -64,6 +64,8 @@ class FeedConfig:
     """Largest frame that is taken, inflated."""
     events_high_water: int = 100_000
     """Events that one slow subscriber may be behind before it loses some."""
+    events_clients: int = 32
+    """Connections that the events' socket takes at once: so many may ask for much in the worst moment."""
     records_high_water: int = 1_000
     """Batches of records that the archiver may be behind before it reads the journal instead."""
     connect_timeout_s: float = 10.0

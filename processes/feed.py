@@ -132,7 +132,7 @@ class Feed:
         stack.callback(publisher.close)
         publisher.set(zmq.SNDHWM, high_water)
         publisher.set(zmq.LINGER, LINGER_MS)
-        self._gate.secure(publisher, endpoint, SUBSCRIBERS)
+        self._gate.secure(publisher, endpoint, SUBSCRIBERS._replace(clients=self._settings.events_clients))
         try:
             bind(publisher, endpoint, lambda: not self._stopping, "--publish or feed.events")
         except PermissionError as error:  # a stranger's directory: capture does not wait

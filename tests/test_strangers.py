@@ -112,6 +112,33 @@ def test_feed_when_strangers_hold_more_connections_than_there_are_files_then_it_
     assert "Traceback" not in pipeline.log.read_text()
 
 
+def test_feed_when_more_come_than_it_is_configured_for_then_those_that_said_least_go(make: Make) -> None:
+    pipeline = make(*MARKET, FEED__BINANCE__EVENTS_CLIENTS="12")
+    pipeline.start()
+    pipeline.wait_archived()
+    live = Live(pipeline.endpoint)
+    with ExitStack() as stack:
+        stack.callback(live.close)
+        wait_more(live)
+        port = int(pipeline.endpoint.rpartition(":")[2])
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(30)]
+        until(lambda: "more than 12 are connected" in pipeline.log.read_text(), "it is told")
+        until(lambda: sum(map(is_ended, idle)) >= 30 - 12, "the others go")
+        wait_more(live)
+
+
+def is_ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        while connection.recv(4096):
+            continue
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def test_feed_when_followers_of_2000_symbols_and_all_channels_come_at_once_then_all_are_subscribed(
     feed: tuple[Pipeline, Live, list[int]],
 ) -> None:
