@@ -85,9 +85,9 @@ class Feed:
 
     def run(self) -> None:
         directory = self._config.journal_dir(self._exchange)
-        check_footing(directory)
         if (wrong := why_unset(time.time_ns())) is not None:
             raise LockedError(f"{self._exchange}: {wrong}; nothing is recorded until then")
+        check_footing(directory)
         with contextlib.ExitStack() as stack:
             self._lock = stack.enter_context(lock(directory / "lock", f"a feed of {self._exchange}"))
             self._wake_in, self._wake_out = socket.socketpair()

@@ -82,7 +82,7 @@ def test_command_when_a_file_is_a_bomb_then_says_where_in_bounded_memory(
 def test_cat_when_a_block_holds_a_gigabyte_of_lines_then_streams_them(tmp_path: Path) -> None:
     (path := tmp_path / "many.zst").write_bytes(of_zstd((BEGIN + b'"}\n') * (PIECE // len(BEGIN))))
     ended = run("cat", path)
-    assert ended.code == 0 and ended.peak_mb < 250
+    assert ended.code == 0 and ended.peak_mb < 600
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst", "bz2"])

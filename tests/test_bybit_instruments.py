@@ -57,8 +57,8 @@ def test_one_symbol_is_asked_for_by_itself_and_several_with_their_category() -> 
 def test_instruments_have_unified_names_by_which_they_are_found() -> None:
     linear, spot = read_rest(RECORDING).values()
     wanted, told = ["BTC-USDT-PERP", "BTC-USDC-PERP", "BTC-USDT-20261225"], LINEAR.instruments_request([]).path
-    assert resolve(LINEAR, wanted, {told: linear}) == ("BTCUSDT", "BTCPERP", "BTCUSDT-25DEC26")
-    assert resolve(SPOT, ["BTC-USDT"], {SPOT.instruments_request([]).path: spot}) == ("BTCUSDT",)
+    assert resolve(LINEAR, wanted, {told: linear}).symbols == ("BTCUSDT", "BTCPERP", "BTCUSDT-25DEC26")
+    assert resolve(SPOT, ["BTC-USDT"], {SPOT.instruments_request([]).path: spot}).symbols == ("BTCUSDT",)
     for adapter, body, count in ((LINEAR, linear, 800), (SPOT, spot, 557)):
         status = adapter.trading_symbols(body)
         assert len(status) == count and set(status.values()) == {"TRADING"}

@@ -37,7 +37,7 @@ def test_pairs_of_both_classes_are_asked_for_and_named() -> None:
     asked = [KRAKEN.instruments_request(group).path for group in groups]
     assert asked == [request.path for request in catalogue(KRAKEN)] == list(RECORDED)[:2]
     answers = {path: RECORDED[path] for path in asked}
-    assert resolve(KRAKEN, ["AAPLx-USD", "*-USD"], answers) == ("AAPLx/USD", "BTC/USD")
+    assert resolve(KRAKEN, ["AAPLx-USD", "*-USD"], answers).symbols == ("AAPLx/USD", "BTC/USD")
 
 
 def test_the_stand_in_tells_of_each_class_only_where_it_is_asked_for() -> None:

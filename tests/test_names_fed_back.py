@@ -79,7 +79,7 @@ def test_each_name_of_a_catalogue_means_its_symbol_in_the_configuration_and_in_r
         assert not is_own(adapter, name) or named[name] == name
         requests.parse({"op": "slice", "exchange": exchange, "symbols": [name]}, 0)
         requests.parse({"op": "book", "exchange": exchange, "symbol": name}, 0)
-    assert resolve(adapter, names, {url: body}) == tuple(dict.fromkeys(named.values()))
+    assert resolve(adapter, names, {url: body}).symbols == tuple(dict.fromkeys(named.values()))
 
 
 def archive_of(storage: Path, exchange: str) -> dict[str, str]:

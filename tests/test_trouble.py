@@ -274,7 +274,8 @@ def test_past_the_journals_bound_the_oldest_goes_and_is_named_and_the_rest_is_ar
     records = stop(pipeline)
     assert sum(path.stat().st_size for path in pipeline.journal.glob("*.records")) < 1_000_000
     named = [orjson.loads(r.payload or b"") for r in records if r.kind == "gap" and r.symbol is None]
-    assert named and named[-1]["first_seq"] <= records[0].seq - 1 == named[-1]["last_seq"]
+    before = records[0].seq - 1  # the archive may lag behind what it has when more is dropped
+    assert any(each["first_seq"] <= before == each["last_seq"] for each in named)
     assert [event["reason"] for event in events_of(subscriber.messages) if event["channel"] == "gap"] >= [
         "journal full"
     ]
