@@ -216,12 +216,15 @@ def test_archive_when_interrupted_then_everything_stops_in_order_and_its_output_
 
 @pytest.mark.parametrize("nohup", [False, True])
 def test_archive_when_its_terminal_goes_then_it_ends_cleanly_or_with_nohup_goes_on(
-    pipeline: Pipeline, nohup: bool
+    pipeline: Pipeline, tmp_path: Path, nohup: bool
 ) -> None:
     """supervisord took the hang-up as a restart, could not open its output, and stayed for ever without children."""
     reader, writer = pty.openpty()
     began = [sys.executable, "-c", BEGIN_ON_TERMINAL, str(writer), *(["nohup"] if nohup else []), *pipeline.command()]
-    leader = subprocess.Popen(began, cwd=ROOT, env=pipeline.environ(), pass_fds=(writer,), stdin=subprocess.DEVNULL)
+    environ = {**pipeline.environ(), "PYTHONPATH": str(ROOT)}
+    leader = subprocess.Popen(  # where nohup may leave its file
+        began, cwd=tmp_path, env=environ, pass_fds=(writer,), stdin=subprocess.DEVNULL
+    )
     os.close(writer)
     pipeline.process = leader
     pids = pipeline.wait_until_running()
