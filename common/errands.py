@@ -202,7 +202,7 @@ class Errands:
         for symbol in symbols:
             state = self._normaliser.symbols.get(symbol)
             topic = state.channels.get("instrument") if state is not None else None
-            if topic is not None and topic.gap is None:
+            if topic is not None and topic.gap is None and topic.is_seen:  # else nothing was known that may be old
                 self._recorder.record(self._stamp(), "gap", channel="instrument", symbol=symbol, payload=payload)
 
     def _tell_unread(self, answer: Answer, known: dict[str, str]) -> None:
