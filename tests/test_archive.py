@@ -222,9 +222,7 @@ def test_archive_when_its_terminal_goes_then_it_ends_cleanly_or_with_nohup_goes_
     reader, writer = pty.openpty()
     began = [sys.executable, "-c", BEGIN_ON_TERMINAL, str(writer), *(["nohup"] if nohup else []), *pipeline.command()]
     environ = {**pipeline.environ(), "PYTHONPATH": str(ROOT)}
-    leader = subprocess.Popen(  # where nohup may leave its file
-        began, cwd=tmp_path, env=environ, pass_fds=(writer,), stdin=subprocess.DEVNULL
-    )
+    leader = subprocess.Popen(began, cwd=tmp_path, env=environ, pass_fds=(writer,))  # nohup may leave a file there
     os.close(writer)
     pipeline.process = leader
     pids = pipeline.wait_until_running()
