@@ -78,10 +78,13 @@ def build(storage: Path, seed: int) -> Path:
     parts = len(log.lines) // 3, len(log.lines) * 2 // 3, len(log.lines)
     done = 0
     for end, codec in zip(parts, ("bz2", "zstd", None), strict=True):
-        _take(writer, log.lines[done:end])
-        done = end
-        writer.sync(lambda: None)
-        for path in writer.sealable() if codec is not None else ():
+        full: list[Path] = []
+        while done < end or (codec is not None and not full and done < len(log.lines)):  # until something is sealed
+            _take(writer, log.lines[done : max(end, done + 1)])
+            done = max(end, done + 1)
+            writer.sync(lambda: None)
+            full = writer.sealable() if codec is not None else []
+        for path in full:
             seal(Disk(), path, codec, 3, 2000, NORMALISER, partial(tabulate, adapter=ADAPTER))
     append_hole(Disk(), directory, 1, 1000, "dropped", decode(log.lines[0]).ts_recv)
     writer.sync(lambda: None)

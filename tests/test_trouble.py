@@ -297,9 +297,7 @@ def test_everything_works_over_tls_and_a_certificate_of_nobody_we_trust_is_refus
     pipeline.start()
     until(lambda: b"CERTIFICATE_VERIFY_FAILED" in pipeline.log.read_bytes(), "an unknown certificate is refused")
     pipeline.kill("feed", signal_number=signal.SIGTERM)
-    told = events_of(subscriber.messages)  # that nobody says what the instruments are
-    assert all(event.get("channels") == ["instrument"] for event in told)
-    subscriber.messages.clear()
+    assert not subscriber.messages
     pipeline.start("feed", SSL_CERT_FILE=str(tmp_path / "ca.pem"))
     wait_message(subscriber, b"/book/BTCUSDT ", b'"snapshot"')
     wait_events(subscriber, 500)
