@@ -26,6 +26,10 @@ class Away:
     ts_from: int | None
     id: int | None
 
+    @property
+    def open_gap(self) -> Gap:
+        return Gap(self.gap, UNSUBSCRIBED, self.ts_from)
+
 
 class Lost(NamedTuple):
     """A symbol's hole, from its first number to its last, and the topics as they were before it."""
@@ -61,7 +65,7 @@ class Absence:
             if topic is None:
                 continue
             was = Away(**told)
-            topic.gap, topic.id, topic.ts = Gap(was.gap, UNSUBSCRIBED, was.ts_from), was.id, was.ts_from
+            topic.gap, topic.id, topic.ts = was.open_gap, was.id, was.ts_from
             self._out.open_gap(state, topic, UNSUBSCRIBED)
             known = self.away.get(state.name, {})
             known.pop(channel, None)
@@ -72,8 +76,8 @@ class Absence:
         """Topics were not recorded before a run's start either: tell their gaps again, what opened them may be lost."""
         for channel, told in sorted(away.items()):
             topic = Topic(self._out.exchange, channel, state.name, state.gaps.last)
-            self._out.tell_gap(state, topic, Gap(told["gap"], UNSUBSCRIBED, told["ts_from"]), "open")
-            self.away.setdefault(state.name, {})[channel] = Away(**told)
+            was = self.away.setdefault(state.name, {})[channel] = Away(**told)
+            self._out.tell_gap(state, topic, was.open_gap, "open")
 
     def settle(self, states: dict[str, SymbolState], about: Mapping[str, Any]) -> None:
         """Drop the states of symbols that are not recorded, by a checkpoint of no symbol, and tell their gaps."""
@@ -100,7 +104,7 @@ class Absence:
         found = {}
         for channel, was in self.away.get(name, {}).items():
             topic = found[channel] = Topic(self._out.exchange, channel, name, 0)
-            topic.gap, topic.ts = Gap(was.gap, UNSUBSCRIBED, was.ts_from), was.ts_from
+            topic.gap, topic.ts = was.open_gap, was.ts_from
         return found
 
     def take_lost(self, names: Collection[str] | None = None) -> dict[str, Lost]:
@@ -136,8 +140,7 @@ class Absence:
             last = owed.get(channel)
             if channel not in owed or (last is not None and (before.id or 0) < last):
                 gap = Gap(lost.last, MISSING, before.ts)
-                self._out.tell_gap(state, before, gap, "open", numbers)
-                self._out.tell_gap(state, before, gap, "closed", numbers)
+                self._out.tell_past_gap(state, before, gap, numbers)
 
     def compare(self, own: SymbolState, kept: SymbolState) -> None:
         """Go on from a checkpoint's state, which knows of events that the carried state has not seen: tell the gaps.
@@ -153,8 +156,7 @@ class Absence:
             if is_torn:
                 gap = Gap(self._out.seq, MISSING, before.ts)
                 numbers = {"first_seq": before.last + 1, "last_seq": topic.last}
-                self._out.tell_gap(kept, topic, gap, "open", numbers)
-                self._out.tell_gap(kept, topic, gap, "closed", numbers)
+                self._out.tell_past_gap(kept, topic, gap, numbers)
             ended, begun = before.gap, topic.gap
             if ended is not None and begun is not None and ended.id == begun.id:
                 ended = begun = None

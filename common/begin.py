@@ -24,7 +24,7 @@ from .normaliser import Normaliser
 from .reader import Reader
 from .record import FORMAT, RecordError, decode, seq_of
 from .recorder import Recorder
-from .subscribed import Subscribed
+from .subscribed import TELLS, Subscribed
 from .topic import ALONE_NS
 
 log = logging.getLogger("feed")
@@ -40,11 +40,6 @@ FOLLOWED_NS = 2 * ALONE_NS
 
 TAIL_BYTES = 128 * 1024**2
 """How far back the last ids of the run before are looked for."""
-
-_TELLS = re.compile(
-    rb'^\{"seq":\d+,"ts_recv":\d+,"kind":(?:"start",|"subscriptions","data"|"checkpoint","data")', re.MULTILINE
-)
-"""The beginnings of records that tell what is subscribed."""
 
 _FRAME = re.compile(
     rb'^\{"seq":\d+,"ts_recv":(\d+),"conn":(\d+),"kind":"in"(?:,"op":"binary","encoding":"\w+")?'
@@ -132,7 +127,7 @@ def _doubtful(frames: dict[tuple[str, str], dict[int, int]], symbol: str, channe
 
 def _subscribed(tail: bytes, known: Subscribed, complete: int) -> Subscribed:
     """What was recorded at the journal's end, by the archive and the records behind it."""
-    for found in _TELLS.finditer(tail):
+    for found in TELLS.finditer(tail):
         line = tail[found.start() : tail.find(b"\n", found.start()) + 1]
         if seq_of(line[:40]) <= complete:
             continue

@@ -16,7 +16,6 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.is_over = False
-        self._seconds = seconds
         self._cuts: list[Callable[[], object]] = []
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True

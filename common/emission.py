@@ -51,6 +51,11 @@ class Emission:
         fields |= {"ts_from": gap.ts_from, "ts_to": None if status == "open" else fields.get("ts_to", self.ts)}
         self.emit(state, state.gaps, None, fields)
 
+    def tell_past_gap(self, state: SymbolState, topic: Topic, gap: Gap, known: dict[str, Any]) -> None:
+        """Tell of a gap that is over by now."""
+        self.tell_gap(state, topic, gap, "open", known)
+        self.tell_gap(state, topic, gap, "closed", known)
+
     def forget(self) -> None:
         self._events = []
 

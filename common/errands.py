@@ -15,6 +15,7 @@ from .adapter import Adapter
 from .config import FeedConfig
 from .crossing import Crossing
 from .events import Action, Update
+from .judge import poll_failure
 from .normaliser import Normaliser
 from .recorder import Recorder
 from .rest import Answer, RestClient, budget_of, pause_s
@@ -121,7 +122,7 @@ class Errands:
         if (told := self._polled.get(action)) is None:
             self._rest.ask(action, self._adapter.request(action, 0))
         elif not told:
-            payload = orjson.dumps({"state": "open", "reason": "poll: no answer"})
+            payload = orjson.dumps({"state": "open", "reason": poll_failure(0)})
             self._recorder.record(self._stamp(), "gap", channel=action.channel, symbol=action.symbol, payload=payload)
         self._polled[action] = told is not None
 
@@ -198,7 +199,7 @@ class Errands:
 
     def _tell_unasked(self, symbols: list[str], status: int) -> None:
         """What the exchange says of symbols may have changed, and it does not answer: a gap until it does."""
-        payload = orjson.dumps({"state": "open", "reason": f"poll: status {status}" if status else "poll: no answer"})
+        payload = orjson.dumps({"state": "open", "reason": poll_failure(status)})
         for symbol in symbols:
             state = self._normaliser.symbols.get(symbol)
             topic = state.channels.get("instrument") if state is not None else None

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from . import checked
+from . import checked, record_file
 from .disk import Disk, make_room, replace
 from .record import RecordError, seq_of
 
@@ -114,19 +114,10 @@ def _piece(line: bytes) -> Piece | None:
 
 def cut(disk: Disk, segment: Path, begin: int, end: int) -> Iterator[Piece]:
     """Cut a range of whole lines of a segment into pieces. Stops at what is no line, or is gone."""
-    size = PIECE_BYTES
-    while begin < end:
-        try:
-            data = disk.read(segment, begin, min(size, end - begin))
-            length = data.rfind(b"\n") + 1
-            if not length and len(data) == size:
-                size *= 2  # one line that is longer
-                continue
-            last = seq_of(data[data.rfind(b"\n", 0, max(0, length - 1)) + 1 : length])
-        except (FileNotFoundError, RecordError):
-            return
-        yield Piece(begin, begin + length, last, crc32(memoryview(data)[:length]))
-        begin, size = begin + length, PIECE_BYTES
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        for place, data in record_file.pieces(disk, segment, begin, end, PIECE_BYTES):
+            last = seq_of(data[data.rfind(b"\n", 0, -1) + 1 :])
+            yield Piece(place, place + len(data), last, crc32(data))
 
 
 def complete_marks(disk: Disk, segment: Path, size: int) -> None:

@@ -195,8 +195,7 @@ class Judge:
                 topic.gap.ts_from = min(froms, default=None)
                 self._out.open_gap(state, topic, gap.reason, {key: numbers[key] for key in numbers if key != "ts_to"})
             elif topic.is_seen:  # before its first event nothing is known of a topic anyway
-                self._out.tell_gap(state, topic, gap, "open", numbers)
-                self._out.tell_gap(state, topic, gap, "closed", numbers)
+                self._out.tell_past_gap(state, topic, gap, numbers)
 
     def doubt(self, state: SymbolState, conn: int, reason: str) -> None:
         """Messages of a connection were lost, nobody knows of what: all that follows it has a gap."""
@@ -309,8 +308,7 @@ class Judge:
     def fail_poll(self, state: SymbolState, topic: Topic, status: Any) -> None:
         """A poll that brought nothing is a gap until one brings something."""
         if topic.gap is None:
-            failure = "not understood" if status == 200 else f"status {status}" if status else "no answer"
-            self._out.open_gap(state, topic, f"poll: {failure}")
+            self._out.open_gap(state, topic, poll_failure(status))
 
     def _end_missing(self, state: SymbolState, topic: Topic) -> None:
         """The first hole is filled, or given up: its gap ends where it was the last one, whole if all were filled."""
@@ -321,6 +319,12 @@ class Judge:
         if not others:
             gap = Gap(miss.gap, miss.reason, miss.ts_from)
             self._out.tell_gap(state, topic, gap, "closed" if miss.is_lost else "backfilled")
+
+
+def poll_failure(status: Any) -> str:
+    """The reason of the gap of a poll that brought nothing, by the answer's status (0: there was none)."""
+    failure = "not understood" if status == 200 else f"status {status}" if status else "no answer"
+    return f"poll: {failure}"
 
 
 def _since(ts_recv: int | None) -> int:

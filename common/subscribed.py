@@ -8,7 +8,10 @@ import orjson
 from .adapter import FAULTS
 from .record import Record, RecordError
 
-_TELLS = re.compile(rb',"kind":"(?:start"|subscriptions"|checkpoint","data")')
+TELLS = re.compile(
+    rb'^\{"seq":\d+,"ts_recv":-?\d+,"kind":(?:"start",|"subscriptions","data"|"checkpoint","data")', re.MULTILINE
+)
+"""The beginnings of records that tell what is subscribed."""
 
 
 class Subscribed(NamedTuple):
@@ -50,7 +53,7 @@ class Subscribed(NamedTuple):
 
 def tells_subscriptions(line: bytes) -> bool:
     """Whether a record line of no symbol is of one of the three kinds."""
-    return _TELLS.search(line, 0, 96) is not None
+    return TELLS.match(line) is not None
 
 
 def run_of(record: Record) -> int:

@@ -6,6 +6,7 @@ holds what it must. What the processes do here follows `processes/feed.py` and `
 """
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
+
+import pytest
 
 from common import journal as journal_module
 from common.adapter import version
@@ -351,3 +354,17 @@ def small_steps() -> Iterator[None]:
         yield
     finally:
         journal_module.CEILING_STEP = step
+
+
+def play_all(make: Callable[[int], World], schedules: int) -> None:
+    """Play seeds from 0 on: SIM_SEEDS of them, where that is set; or only the one that SIM_SEED names."""
+    one = os.environ.get("SIM_SEED")
+    seeds = [int(one)] if one else range(int(os.environ.get("SIM_SEEDS", schedules)))
+    for seed in seeds:
+        world = make(seed)
+        try:
+            world.run()
+        except Exception as error:
+            if one:
+                raise
+            pytest.fail(f"SIM_SEED={seed} {world.faults}: {type(error).__name__}: {error}", pytrace=False)

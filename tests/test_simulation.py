@@ -3,7 +3,6 @@
 `SIM_SEEDS=n` plays n schedules instead of the usual number, `SIM_SEED=k` the one with that seed.
 """
 
-import os
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -28,7 +27,7 @@ from tests.simulated_cases import (
     sync,
 )
 from tests.simulated_processes import ADAPTER, SimArchiver, SimFeed
-from tests.simulation import SECOND, World, small_steps
+from tests.simulation import SECOND, World, play_all, small_steps
 from tests.truth import JOURNAL, STORAGE
 
 SCHEDULES = 2000
@@ -41,16 +40,7 @@ def small() -> Iterator[None]:
 
 
 def test_archive_when_anything_fails_at_any_time_then_nothing_is_lost_doubled_or_out_of_order() -> None:
-    one = os.environ.get("SIM_SEED")
-    seeds = [int(one)] if one else range(int(os.environ.get("SIM_SEEDS", SCHEDULES)))
-    for seed in seeds:
-        world = World(seed)
-        try:
-            world.run()
-        except Exception as error:
-            if one:
-                raise
-            pytest.fail(f"SIM_SEED={seed} {world.faults}: {type(error).__name__}: {error}", pytrace=False)
+    play_all(World, SCHEDULES)
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------

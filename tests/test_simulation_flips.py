@@ -3,7 +3,6 @@
 `SIM_SEEDS=n` plays n schedules instead of the usual number, `SIM_SEED=k` the one with that seed.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from common.journal_marks import Piece, marks_path, read_marks
 from common.storage import holes
 from tests.simulated_cases import archive, archiver_of, calm, feed_of, frames, settled, sync
 from tests.simulated_disk import SimDisk
-from tests.simulation import World, small_steps
+from tests.simulation import World, play_all, small_steps
 from tests.truth import JOURNAL, STORAGE, numbers
 
 SCHEDULES = 400
@@ -79,16 +78,7 @@ def flip(world: World, path: Path, piece: Piece, offset: int, bit: int) -> None:
 
 
 def test_archive_when_bits_of_the_journal_flip_then_nothing_else_is_lost_and_nothing_wrong_is_archived() -> None:
-    one = os.environ.get("SIM_SEED")
-    seeds = [int(one)] if one else range(int(os.environ.get("SIM_SEEDS", SCHEDULES)))
-    for seed in seeds:
-        world = FlippingWorld(seed)
-        try:
-            world.run()
-        except Exception as error:
-            if one:
-                raise
-            pytest.fail(f"SIM_SEED={seed} {world.faults}: {type(error).__name__}: {error}", pytrace=False)
+    play_all(FlippingWorld, SCHEDULES)
 
 
 def behind(world: World) -> tuple[Path, Piece]:
